@@ -1,0 +1,394 @@
+"""Facts about a file, found without an engine; the gates judge them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from apr_qa import workspace
+from apr_qa.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
+from apr_qa.backends import BACKENDS, Request
+from apr_qa.errors import AprQaError, Inapplicable, MalformedFile
+from apr_qa.formats import FORMATS, OpenModel, sniff
+from apr_qa.vocabulary import Response, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "def add(a, b):\n    return a + b\n",
+    "1234567890 + 0.5 = ?",
+    "naïve café, Zürich — “quoted”",
+    "日本語のテキストと中文文本",
+    "emoji 🙂 and\ttabs",
+)
+"""Texts that every tokenizer of a generative model must carry through encode and decode."""
+
+_DIMENSIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_SHOWN = 20
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
+_EMBEDDINGS = (
+    EMBEDDING,
+    "embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "gpt_neox.embed_in.weight",
+)
+_FLOAT_MASKS = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}
+
+
+class Inspection:
+    """An opened file and everything that can be asked about it."""
+
+    vocab_size = 0
+
+    def __init__(self, model: OpenModel) -> None:
+        self.model = model
+
+    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts of one check; raises KeyError for a check that does not exist."""
+        checks = {
+            "header": self.header,
+            "config": self.config,
+            "layers": self.layers,
+            "hidden": self.hidden,
+            "vocab": self.vocabulary,
+            "tensors": self.tensor_names,
+            "shapes": self.shapes,
+            "finite": self.finite,
+            "zeros": self.dead,
+            "tied_head": self.tied_head,
+            "tokenizer": self.tokenizer,
+            "tensor_list": self.tensor_list,
+        }
+        if check == "provenance":
+            return self.provenance(str(params["origin"]))
+        return checks[check]()
+
+    # ---- headers
+
+    def header(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "format": model.format,
+            "tensors": len(model.tensors),
+            "files": len(model.files),
+            "bytes": sum(file.stat().st_size for file in model.files),
+            "quantization": model.quantization,
+            "architecture": model.architecture,
+            "convertible": self._convertible(),
+            "chat_template": bool(model.chat_template),
+        }
+
+    def _convertible(self) -> bool:
+        try:
+            require(self.model.config)
+        except AprQaError:
+            return False
+        return True
+
+    def config(self) -> dict[str, Any]:
+        config, architecture = self.model.config, self.model.architecture
+        known = architecture in ARCHITECTURES
+        required = ("model_type", *_DIMENSIONS, "rms_norm_eps") if known else ("model_type",)
+        return {
+            "present": bool(config),
+            "architecture": architecture,
+            "required": len(required),
+            "missing": [name for name in required if config.get(name) in (None, "")],
+            "invalid": _invalid(config) if known else [],
+        }
+
+    def layers(self) -> dict[str, Any]:
+        found = {int(match[1]) for name in self.model.tensors if (match := _LAYER.search(name))}
+        config = self.model.config
+        declared = next(
+            (config[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config), None
+        )
+        return {"declared": declared, "found": max(found) + 1 if found else None}
+
+    def _embedding_shape(self) -> tuple[int, ...] | None:
+        return next((self.model.tensors[n].shape for n in _EMBEDDINGS if n in self.model.tensors), None)
+
+    def hidden(self) -> dict[str, Any]:
+        shape, config = self._embedding_shape(), self.model.config
+        declared = next((config[key] for key in ("hidden_size", "n_embd", "d_model") if key in config), None)
+        return {"declared": declared, "found": shape[1] if shape and len(shape) == 2 else None}
+
+    def vocabulary(self) -> dict[str, Any]:
+        shape = self._embedding_shape()
+        try:
+            vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+            highest = max(vocabulary.values()) + 1
+        except (AprQaError, ValueError):
+            highest = None
+        return {
+            "declared": self.model.config.get("vocab_size"),
+            "found": shape[0] if shape else None,
+            "tokenizer": highest,
+        }
+
+    # ---- tensors
+
+    def tensor_names(self) -> dict[str, Any]:
+        expected = self._expected()
+        if expected is None:
+            return {"unknown_architecture": self.model.architecture or "(none)"}
+        names = set(self.model.tensors)
+        optional = {HEAD} | {name for name in names if name.endswith("rotary_emb.inv_freq")}
+        return {
+            "expected": len(expected),
+            "missing": sorted(expected.keys() - names)[:_SHOWN],
+            "unexpected": sorted(names - expected.keys() - optional)[:_SHOWN],
+        }
+
+    def shapes(self) -> dict[str, Any]:
+        expected = self._expected()
+        if expected is None:
+            return {"unknown_architecture": self.model.architecture or "(none)"}
+        present = {name: shape for name, shape in expected.items() if name in self.model.tensors}
+        wrong = [
+            {"name": name, "found": list(self.model.tensors[name].shape), "expected": list(shape)}
+            for name, shape in present.items()
+            if self.model.tensors[name].shape != shape
+        ]
+        return {"checked": len(present), "mismatches": wrong[:_SHOWN]}
+
+    def tensor_list(self) -> dict[str, Any]:
+        rows = [
+            {"name": name, "stored_name": info.stored_name, "dtype": info.dtype, "shape": list(info.shape)}
+            for name, info in self.model.tensors.items()
+        ]
+        return {"tensors": rows}
+
+    def _expected(self) -> dict[str, tuple[int, ...]] | None:
+        if self.model.architecture not in ARCHITECTURES:
+            return None
+        try:
+            return expected_shapes(self.model.config)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise MalformedFile(f"the configuration does not determine the tensors: {error!r}") from error
+
+    @functools.cached_property
+    def _scan(self) -> dict[str, Any]:
+        """One pass over all values: what is not finite, and which matrices hold a single value."""
+        nonfinite, zero, constant, values, matrices = [], [], [], 0, 0
+        for name, info in sorted(self.model.tensors.items()):
+            if info.size == 0 or info.dtype.startswith(("i", "u", "bool")):
+                continue
+            bad, low, high, count = _extremes(self.model, name)
+            values += count
+            if bad:
+                nonfinite.append({"name": name, "count": bad})
+            if len(info.shape) >= 2 and info.shape[0] > 1:
+                matrices += 1
+                if low == high:
+                    (zero if low == 0 else constant).append(name)
+        return {
+            "nonfinite": nonfinite[:_SHOWN],
+            "values": values,
+            "all_zero": zero[:_SHOWN],
+            "constant": constant[:_SHOWN],
+            "matrices": matrices,
+        }
+
+    def finite(self) -> dict[str, Any]:
+        return {"nonfinite": self._scan["nonfinite"], "scanned": self._scan["values"]}
+
+    def dead(self) -> dict[str, Any]:
+        scan = self._scan
+        return {"all_zero": scan["all_zero"], "constant": scan["constant"], "scanned": scan["matrices"]}
+
+    def tied_head(self) -> dict[str, Any]:
+        declared = bool(self.model.config.get("tie_word_embeddings", False))
+        present = HEAD in self.model.tensors
+        return {
+            "declared_tied": declared,
+            "head_present": present,
+            "identical": declared
+            and present
+            and EMBEDDING in self.model.tensors
+            and self._same(HEAD, EMBEDDING),
+        }
+
+    def _same(self, one: str, other: str) -> bool:
+        import numpy as np
+
+        return bool(np.array_equal(self.model.read(one), self.model.read(other)))
+
+    # ---- tokenizer and provenance
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        """Return the artifact's tokenizer; raises MalformedFile when there is none that loads."""
+        import json
+
+        from tokenizers import Tokenizer
+
+        if self.model.tokenizer is None:
+            return _slow_tokenizer(self.model.path)
+        try:
+            return Tokenizer.from_str(json.dumps(self.model.tokenizer))
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for any fault
+            raise MalformedFile(f"tokenizer.json does not load: {error}") from error
+
+    def tokenizer(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "present": True,
+            "probes": len(PROBES),
+            "round_trips": 0,
+            "missing_special": [],
+            "size": 0,
+        }
+        try:
+            tokenizer = self._tokenizer
+        except Inapplicable:
+            return {**facts, "present": False}
+        except MalformedFile as error:
+            return {**facts, "error": error.what}
+        facts["size"] = tokenizer.get_vocab_size(with_added_tokens=True)
+        facts["round_trips"] = sum(_survives(tokenizer, probe) for probe in PROBES)
+        shape = self._embedding_shape()
+        rows = shape[0] if shape else facts["size"]
+        facts["missing_special"] = sorted(i for i in self._special_ids() if not 0 <= i < rows)
+        return facts
+
+    def _special_ids(self) -> set[int]:
+        ids: set[int] = set()
+        for source in (self.model.config, self.model.generation_config):
+            for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                value = source.get(key)
+                ids.update(v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int))
+        return {i for i in ids if i != -1}
+
+    def provenance(self, origin: str) -> dict[str, Any]:
+        lineage = self.model.metadata.get("lineage") or {}
+        return {
+            "sha256": workspace.content_sha256(self.model.path),
+            "origin": origin,
+            "lineage": {str(name): str(value) for name, value in lineage.items()},
+        }
+
+    # ---- the rest of the seam: a file does not talk
+
+    def close(self) -> None:
+        """Nothing is held but memory maps."""
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        _no_inference()
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        _no_inference()
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        _no_inference()
+
+    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        _no_inference()
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        _no_inference()
+
+    def chat(self, messages: Sequence[dict[str, str]], **_: Any) -> Response:
+        _no_inference()
+
+
+def _no_inference() -> NoReturn:
+    raise Inapplicable("files are inspected, not run")
+
+
+def _invalid(config: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the values of a configuration of a known architecture."""
+    faults = [
+        f"{name} is {config[name]!r}, not a positive integer"
+        for name in _DIMENSIONS
+        if config.get(name) is not None and not (isinstance(config[name], int) and config[name] > 0)
+    ]
+    heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    hidden, eps = config.get("hidden_size"), config.get("rms_norm_eps")
+    if not faults and isinstance(heads, int) and isinstance(hidden, int):
+        if not config.get("head_dim") and hidden % heads:
+            faults.append(f"hidden_size {hidden} is no multiple of {heads} heads and head_dim is not given")
+        if isinstance(shared, int) and (shared < 1 or heads % shared):
+            faults.append(f"{heads} heads cannot share {shared} key-value heads")
+    if eps is not None and not (isinstance(eps, float) and 0 < eps < 0.1):
+        faults.append(f"rms_norm_eps is {eps!r}")
+    return faults
+
+
+def _extremes(model: OpenModel, name: str) -> tuple[int, float, float, int]:
+    """Return (number of non-finite values, minimum, maximum, number of values) of a tensor."""
+    import numpy as np
+
+    info = model.tensors[name]
+    bad = 0
+    if info.dtype in _FLOAT_MASKS:
+        # Looking at exponent bits is several times faster than isfinite on 16-bit types.
+        kind, mask = _FLOAT_MASKS[info.dtype]
+        bits = model.raw(name).view(kind)
+        bad = int(np.count_nonzero((bits & mask) == mask))
+        # Two values of different magnitude prove a living matrix; the rare rest is looked at in full.
+        if not bad and bits.size and (int(bits[0]) ^ int(bits[-1])) & mask:
+            return 0, 0.0, 1.0, int(bits.size)
+    values = model.read(name)
+    if info.dtype not in _FLOAT_MASKS:
+        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+    return bad, float(values.min()), float(values.max()), int(values.size)
+
+
+def _survives(tokenizer: Any, text: str) -> bool:
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return bool(ids) and str(tokenizer.decode(ids)).strip() == text.strip()
+
+
+def _slow_tokenizer(path: Path) -> Any:
+    """Load a tokenizer that exists only as vocabulary and merges or as a SentencePiece model."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.suffix != ".safetensors":
+        raise Inapplicable("the file carries no tokenizer")
+    if not any((folder / name).exists() for name in ("tokenizer.model", "vocab.json", "vocab.txt")):
+        raise Inapplicable("there is no tokenizer file")
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise MalformedFile(f"the tokenizer does not load: {error}") from error
+    return loaded.backend_tokenizer
+
+
+class Inspect:
+    """Backend that opens files and answers questions about them."""
+
+    name = "inspect"
+    formats = ("safetensors", "apr", "gguf")
+
+    def unavailable(self, target: Target) -> str | None:
+        return None
+
+    def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Inspection:
+        """Open ``artifact`` as what the target claims it to be; raises MalformedFile."""
+        if target.format in FORMATS.names():
+            return Inspection(FORMATS.get(target.format).open(artifact))
+        found = sniff(artifact)
+        if found is None:
+            raise MalformedFile("this is none of the known formats", where=str(artifact))
+        return Inspection(found.open(artifact))
+
+    def server_command(self, artifact: str, port: int, threads: int) -> list[str]:
+        _no_inference()
+
+
+BACKENDS.register("inspect")(Inspect())

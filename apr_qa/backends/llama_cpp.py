@@ -1,0 +1,210 @@
+"""GGUF through llama.cpp: the C interface of llama-cpp-python, several sequences in one batch.
+
+The high-level class of llama-cpp-python decodes one sequence at a time; here the sequences of a wave share
+one unified key-value cache and every step decodes one token of each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apr_qa import chat_template, decoding, devices
+from apr_qa.backends import BACKENDS, Request, Session
+from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
+from apr_qa.llama_native import BATCH_TOKENS, Context, NativeModel, last_words
+from apr_qa.vocabulary import Response, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_INSTALL = "pip install 'apr-qa[llama]'"
+_GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "sycl", "vulkan")
+"""Parts of the file names of ggml's GPU libraries; the first one needs an NVIDIA driver."""
+
+
+class LlamaSession:
+    """One GGUF model; also the engine of the shared decode loop."""
+
+    max_sequences = 32
+    max_cells = 8192
+
+    def __init__(self, native: NativeModel) -> None:
+        self._native = native
+        self._llama = llama = native.llama
+        self._vocab = llama.llama_model_get_vocab(native.pointer)
+        self._context: Context | None = None
+        self._lengths: list[int] = []
+        if llama.llama_vocab_type(self._vocab) == llama.LLAMA_VOCAB_TYPE_NONE:
+            raise InferenceFailed("the file has no tokenizer")
+        self.vocab_size = int(llama.llama_vocab_n_tokens(self._vocab))
+        self.context_size = int(llama.llama_model_n_ctx_train(native.pointer))
+        self.end_ids = _EndOfGeneration(llama, self._vocab)
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InferenceFailed(f"the text cannot be tokenized: {error}") from error
+        size = len(data) + 8
+        tokens = (self._llama.llama_token * size)()
+        count = self._llama.llama_tokenize(
+            self._vocab, data, len(data), tokens, size, add_special, parse_special
+        )
+        if count < 0:
+            raise InferenceFailed(f"llama.cpp cannot tokenize the text: {last_words()}")
+        return list(tokens[:count])
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        if not token_ids:
+            return ""
+        tokens = (self._llama.llama_token * len(token_ids))(*token_ids)
+        size = 16 * len(token_ids)
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            used = self._llama.llama_detokenize(
+                self._vocab, tokens, len(token_ids), buffer, size, False, False
+            )
+            if used >= 0:
+                return buffer.raw[:used].decode("utf-8", errors="replace")
+            size = -used
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        return decoding.generate(self, requests)
+
+    def stream(self, request: Request) -> Generator[str, None, Response]:
+        return (yield from decoding.stream(self, request))
+
+    def chat(
+        self,
+        messages: Sequence[dict[str, str]],
+        max_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Response:
+        request = Request(self.render_chat(messages), max_tokens, temperature, seed, templated=True)
+        return self.generate([request])[0]
+
+    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        decoding.require_tokens(self, token_ids)
+        context = self._context_for(len(token_ids), 1, outputs=BATCH_TOKENS)
+        entries = [(token, position, 0, True) for position, token in enumerate(token_ids)]
+        result = context.decode(entries)
+        decoding.require_finite(result)
+        return result
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        template = self._llama.llama_model_chat_template(self._native.pointer, None)
+        if not template:
+            raise InferenceFailed("the artifact has no chat template")
+        return chat_template.render(
+            template.decode("utf-8", "replace"), messages, special_tokens=self._special_tokens()
+        )
+
+    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+        raise Inapplicable(f"{check!r} is asked of servers, and this model is loaded in process")
+
+    def close(self) -> None:
+        self._drop_context()
+        self._native.close()
+
+    def _special_tokens(self) -> dict[str, str]:
+        ids = {
+            "bos_token": self._llama.llama_vocab_bos(self._vocab),
+            "eos_token": self._llama.llama_vocab_eos(self._vocab),
+            "pad_token": self._llama.llama_vocab_pad(self._vocab),
+        }
+        return {
+            name: self._llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for name, token in ids.items()
+            if token >= 0
+        }
+
+    def _context_for(self, cells: int, sequences: int, *, outputs: int) -> Context:
+        """Return an empty context that is large enough; the last one is used again where it is."""
+        if self._context is None or not self._context.holds(cells, sequences, outputs):
+            self._drop_context()
+            self._context = Context(self._native, cells, sequences, outputs)
+        self._context.clear()
+        return self._context
+
+    def _drop_context(self) -> None:
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+
+    # ---- engine of the decode loop
+
+    def turn_end_id(self) -> int | None:
+        """llama.cpp finds the end-of-turn token itself and counts it among the ends of generation."""
+        return None
+
+    def prefill(self, prompts: Sequence[Sequence[int]], cells: int) -> npt.NDArray[np.float32]:
+        context = self._context_for(cells, len(prompts), outputs=len(prompts))
+        self._lengths = [len(prompt) for prompt in prompts]
+        entries = [
+            (token, position, row, position == len(prompt) - 1)
+            for row, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        return context.decode(entries)
+
+    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        if self._context is None:
+            raise InferenceFailed("a step needs a prefill before it")
+        entries = []
+        for row, token in zip(rows, tokens, strict=True):
+            entries.append((token, self._lengths[row], row, True))
+            self._lengths[row] += 1
+        return self._context.decode(entries)
+
+
+class _EndOfGeneration:
+    """The tokens that llama.cpp ends a generation at: declared ones and those it knows by name."""
+
+    def __init__(self, llama: Any, vocab: Any) -> None:
+        self._llama = llama
+        self._vocab = vocab
+
+    def __contains__(self, token_id: object) -> bool:
+        return bool(self._llama.llama_vocab_is_eog(self._vocab, token_id))
+
+
+class LlamaCpp:
+    """The engine of GGUF."""
+
+    name = "llama_cpp"
+    formats = ("gguf",)
+
+    def unavailable(self, target: Target) -> str | None:
+        package = importlib.util.find_spec("llama_cpp")
+        if package is None:
+            return f"llama-cpp-python is not installed ({_INSTALL})"
+        if target.backend != "gpu":
+            return None
+        folders = [Path(folder) / "lib" for folder in package.submodule_search_locations or ()]
+        libraries = [file.name for folder in folders for file in folder.glob("*ggml-*")]
+        if not any(kind in name for name in libraries for kind in _GPU_LIBRARIES):
+            return "llama-cpp-python is built without GPU support"
+        only_cuda = not any(kind in name for name in libraries for kind in _GPU_LIBRARIES[1:])
+        return devices.cuda_missing() if only_cuda else None
+
+    def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Session:
+        try:
+            import llama_cpp.llama_cpp as llama
+        except (ImportError, OSError, RuntimeError) as error:
+            raise EngineMissing(f"llama-cpp-python cannot be imported: {error}", fix=_INSTALL) from error
+        gpu = target.backend == "gpu"
+        if gpu and not llama.llama_supports_gpu_offload():
+            raise Inapplicable("llama.cpp is built without GPU support, or finds no GPU")
+        return LlamaSession(NativeModel(llama, artifact, threads or devices.usable_cores(), gpu=gpu))
+
+    def server_command(self, artifact: str, port: int, threads: int, device: str = "cpu") -> list[str]:
+        return ["apr_qa.server", self.name, artifact, str(port), str(threads), device]
+
+
+BACKENDS.register("llama_cpp")(LlamaCpp())

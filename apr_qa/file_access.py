@@ -1,0 +1,118 @@
+"""Files of a model: opening, measuring, mapping and replacing them, with refusals a person can act on.
+
+Reading never writes: maps are read-only. Writing is all or nothing: the target appears complete under its
+name, or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from apr_qa.errors import EnvironmentFault, MalformedFile, ModelUnavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a regular file for reading; raises ModelUnavailable or EnvironmentFault."""
+    try:
+        if not is_file(path):
+            raise ModelUnavailable("no such file", where=str(path))
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        raise EnvironmentFault(f"cannot be opened: {error}", where=str(path)) from None
+
+
+def is_file(path: Path) -> bool:
+    """Say whether ``path`` is a regular file; a name that the system cannot even look up is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def file_size(path: Path) -> int:
+    """Return the length of a regular file in bytes; raises ModelUnavailable or EnvironmentFault."""
+    with open_binary(path) as handle:
+        return handle.seek(0, 2)
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return up to ``count`` leading bytes, none for anything that is no readable file."""
+    try:
+        if not is_file(path):
+            return b""
+        with path.open("rb") as handle:
+            return handle.read(count)
+    except (OSError, ValueError):
+        return b""
+
+
+class MappedFiles:
+    """Read-only memory maps, one for each file, made on first use."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, npt.NDArray[np.uint8]] = {}
+
+    def payload(self, file: Path, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        """Return ``size`` bytes from ``offset`` as a flat view of the map; raises MalformedFile."""
+        import numpy as np
+
+        if file not in self._maps:
+            with open_binary(file) as handle:
+                try:
+                    self._maps[file] = np.memmap(handle, dtype=np.uint8, mode="r")
+                except (OSError, ValueError) as error:
+                    raise MalformedFile(f"cannot be mapped: {error}", where=file.name) from None
+        part = self._maps[file][offset : offset + size]
+        if len(part) != size:
+            raise MalformedFile(f"{size - len(part)} bytes vanished since it was opened", where=file.name)
+        return part
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a handle whose content becomes ``path`` when the block succeeds, and nothing if it fails."""
+    partial = _sibling(path)
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("xb") as handle:
+            yield handle
+        partial.replace(path)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot be written: {error.strerror or error}", where=str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` when the block succeeds.
+
+    A folder that already holds something is refused, never replaced: it may be the user's.
+    """
+    partial = _sibling(path)
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise EnvironmentFault(
+                "already exists", where=str(path), fix="remove it or choose another output path"
+            )
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot be written: {error.strerror or error}", where=str(path)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sibling(path: Path) -> Path:
+    # The same folder, hence the same file system: only then is the final rename atomic.
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"

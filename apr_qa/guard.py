@@ -1,0 +1,34 @@
+"""Run a module as a child that cannot outlive its parent.
+
+``python -m apr_qa.guard MODULE ARG…`` behaves like ``python -m MODULE ARG…``, except that the process ends
+as soon as its standard input is closed, which the kernel does when the parent dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import threading
+
+
+def exit_with_parent() -> None:
+    """Start a thread that ends this process when standard input reaches its end."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
+
+
+def main() -> None:
+    """Replace ``sys.argv`` by the arguments of the guarded module and run it."""
+    del sys.argv[0]
+    exit_with_parent()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""One response to one judgement: oracles judge text, gates judge facts; nothing else is looked at.
+
+The same function judges while a run is going on and when stored evidence is verified.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from apr_qa.gates import GATES, summarise
+from apr_qa.oracles import ORACLES
+from apr_qa.vocabulary import Evidence, EvidenceHeader, GateVerdict, Judgement, Outcome, Response, Scenario
+
+GATEWAYS = ("G0", "G1", "G2", "G3", "G4")
+
+
+def judge(scenario: Scenario, response: Response) -> tuple[Judgement, dict[str, Any]]:
+    """Return the judgement of ``response`` and what was noted on the way (``garbage``: why it is garbage)."""
+    claim = scenario.claim
+    if claim.kind not in ("generate", "chat"):
+        check = GATES.get(claim.gate_id).check
+        if check is None:
+            return Judgement(outcome=Outcome.INCONCLUSIVE, reason="this gate judges no facts"), {}
+        return check(response.facts), {}
+    garbage = ORACLES.get("garbage").check(claim, response, dict(claim.params))
+    metrics: dict[str, Any] = {}
+    if (response.text or "").strip() and garbage.outcome is Outcome.FALSIFIED:
+        metrics["garbage"] = garbage.reason
+    if garbage.outcome is Outcome.FALSIFIED:
+        return garbage, metrics
+    return ORACLES.get(claim.oracle or "garbage").check(claim, response, dict(claim.params)), metrics
+
+
+def rejudge(entry: Evidence) -> Evidence:
+    """Return the entry as it would be judged today; what has no response is not judged but recorded."""
+    if entry.response is None:
+        return entry
+    judgement, metrics = judge(entry.scenario, entry.response)
+    return msgspec.structs.replace(
+        entry, outcome=judgement.outcome, reason=judgement.reason, metrics={**entry.metrics, **metrics}
+    )
+
+
+def verdicts(header: EvidenceHeader, evidence: Sequence[Evidence]) -> tuple[GateVerdict, ...]:
+    """Return the verdicts of the five gateways, then of every gate that the evidence mentions."""
+    by_gate: dict[str, list[Evidence]] = defaultdict(list)
+    for entry in evidence:
+        by_gate[entry.gate_id].append(entry)
+    gateways = []
+    for name in GATEWAYS:
+        verdict = GATES.get(name).verdict
+        if verdict is not None:
+            gateways.append(verdict(header, evidence))
+    return (*gateways, *(summarise(GATES.get(name), by_gate[name]) for name in sorted(by_gate)))

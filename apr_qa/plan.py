@@ -1,0 +1,211 @@
+"""Scenarios grouped into batches, one per thing that must be loaded, in waves.
+
+A wave is a set of batches that need nothing from each other; an artifact that has to be derived is
+derived in the wave before the one that loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target
+
+ENGINES = {"safetensors": "transformers_torch", "apr": "transformers_torch", "gguf": "llama_cpp"}
+"""Format -> registered engine that runs it."""
+
+HEADER_GATE = "G0-HEADER-001"
+
+FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
+    (HEADER_GATE, "header", Severity.P0),
+    ("G0-INTEGRITY-CONFIG", "config", Severity.P0),
+    ("G0-INTEGRITY-LAYERS", "layers", Severity.P0),
+    ("G0-INTEGRITY-HIDDEN", "hidden", Severity.P0),
+    ("G0-INTEGRITY-VOCAB", "vocab", Severity.P0),
+    ("G0-TENSOR-001", "tensors", Severity.P0),
+    ("G0-LAYOUT-001", "shapes", Severity.P0),
+    ("G0-VALIDATE-001", "finite", Severity.P0),
+    ("G0-VALIDATE-002", "zeros", Severity.P0),
+    ("G0-TIED-HEAD-001", "tied_head", Severity.P0),
+    ("G0-TOKENIZER-001", "tokenizer", Severity.P0),
+    ("F-PROV-001", "provenance", Severity.P1),
+)
+"""What is asked of every file: gate, check of the ``inspect`` backend, severity."""
+
+HTTP_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
+    ("F-HTTP-002", "models", Severity.P1),
+    ("F-HTTP-010", "stream", Severity.P1),
+    ("F-HTTP-017", "malformed", Severity.P2),
+    ("F-HTTP-004", "shutdown", Severity.P1),
+)
+"""What is asked of every server, the shutdown last."""
+
+
+class Batch(Record):
+    """All scenarios that one loaded artifact answers."""
+
+    target: Target
+    """What is loaded; the scenarios' own targets differ from it in modality only."""
+    artifact: Artifact
+    scenarios: tuple[Scenario, ...]
+    wave: int = 0
+    inapplicable: str = ""
+    """Why none of it can run on this machine."""
+    source: Artifact | None = None
+    """What a conversion starts from; its result is ``artifact``."""
+    endpoint: str = ""
+    """Base URL of a server that somebody else runs."""
+
+
+def file_batch(model: str, artifact: Artifact, wave: int) -> Batch:
+    """Return the claims about the file itself, answered by the ``inspect`` backend."""
+    target = Target(
+        model=model,
+        format=artifact.format,
+        quantization=artifact.quantization,
+        backend="cpu",
+        modality="inspect",
+        engine="inspect",
+    )
+    scenarios = tuple(
+        Scenario(
+            target=target,
+            claim=Claim(gate_id=gate, kind="inspect", severity=severity, params={"check": check}),
+        )
+        for gate, check, severity in FILE_CLAIMS
+    )
+    return Batch(target=target, artifact=artifact, scenarios=scenarios, wave=wave)
+
+
+def conversion_batch(model: str, source: Artifact, wanted: Artifact, wave: int) -> Batch:
+    """Return the claim that ``wanted`` can be derived from ``source``; answering it makes the file."""
+    target = Target(
+        model=model,
+        format=wanted.format,
+        quantization=wanted.quantization,
+        backend="cpu",
+        modality="convert",
+        engine="conversion",
+    )
+    claim = Claim(
+        gate_id=f"G0-FORMAT-{wanted.format.upper()}-001",
+        kind="convert",
+        severity=Severity.P0,
+        params={"check": "convert", "source_format": source.format},
+    )
+    scenario = Scenario(target=target, claim=claim)
+    return Batch(target=target, artifact=wanted, scenarios=(scenario,), wave=wave, source=source)
+
+
+def load_claim(modality: str) -> Claim:
+    """Return the claim that a target loads; a server that answers has loaded."""
+    gate = "F-SERVE-001" if modality == "serve" else "G1-LOAD"
+    return Claim(gate_id=gate, kind="load", severity=Severity.P0)
+
+
+def http_scenarios(target: Target) -> tuple[Scenario, ...]:
+    """Return the protocol claims about one server."""
+    return tuple(
+        Scenario(
+            target=target, claim=Claim(gate_id=gate, kind="http", severity=severity, params={"check": check})
+        )
+        for gate, check, severity in HTTP_CLAIMS
+    )
+
+
+def inference_batches(
+    artifact: Artifact, scenarios: Iterable[Scenario], *, wave: int, inapplicable: str = ""
+) -> list[Batch]:
+    """Group scenarios of one artifact and device: `run` and `chat` share a process, `serve` has its own."""
+    served: list[Scenario] = []
+    in_process: list[Scenario] = []
+    for scenario in scenarios:
+        (served if scenario.target.modality == "serve" else in_process).append(scenario)
+    batches = []
+    for members in (in_process, served):
+        if members:
+            target = members[0].target
+            ready = Scenario(target=target, claim=load_claim(target.modality))
+            protocol = http_scenarios(target) if target.modality == "serve" else ()
+            batches.append(
+                Batch(
+                    target=target,
+                    artifact=artifact,
+                    scenarios=(ready, *members, *protocol),
+                    wave=wave,
+                    inapplicable=inapplicable,
+                )
+            )
+    return batches
+
+
+def cells(formats: Sequence[str], backends: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
+    """Return the planned cells, ``format·backend·modality``."""
+    return tuple(f"{f}·{b}·{m}" for f in formats for b in backends for m in modalities)
+
+
+class Stock(Record):
+    """The artifacts of one model, brought or to be derived, and the wave in which each can be loaded."""
+
+    artifacts: tuple[Artifact, ...]
+    ready: dict[str, int]
+    """Artifact key -> first wave that may load it."""
+    conversions: tuple[Batch, ...]
+    refusals: dict[str, str]
+    """Format -> why it can be neither found nor derived."""
+    ground_truth: str
+
+    def wave(self, artifact: Artifact) -> int:
+        return self.ready[key(artifact)]
+
+
+def key(artifact: Artifact) -> str:
+    """Return the name of an artifact within one run."""
+    return f"{artifact.format} {artifact.quantization}"
+
+
+def stock(
+    model: str,
+    found: Sequence[Artifact],
+    wanted: Sequence[tuple[str, str]],
+    derive: Callable[[Artifact, str, str], Artifact],
+    obstacle: str,
+) -> Stock:
+    """Decide which artifacts to derive from which, the ground truth first.
+
+    ``wanted`` lists (format, quantization); an empty quantization asks for whatever there is. ``derive`` names
+    the artifact that a conversion would make, ``obstacle`` says why the converter cannot help (or is empty).
+    """
+    ready = {key(artifact): 1 for artifact in found}
+    artifacts, conversions = list(found), []
+    refusals: dict[str, str] = {}
+
+    def make(source: Artifact, format_name: str, quantization: str) -> Artifact:
+        made = derive(source, format_name, quantization)
+        wave = ready[key(source)]
+        conversions.append(conversion_batch(model, source, made, wave))
+        artifacts.append(made)
+        ready[key(made)] = wave + 1
+        return made
+
+    by_format = {artifact.format: artifact for artifact in reversed(found)}
+    truth = by_format.get("safetensors")
+    described = "safetensors"
+    if truth is None:
+        origin = by_format.get("gguf") or by_format["apr"]
+        described = f"derived from {origin.format}"
+        truth = origin if obstacle else make(origin, "safetensors", "")
+    for format_name, quantization in wanted:
+        have = [a for a in artifacts if a.format == format_name]
+        if have and (not quantization or any(a.quantization == quantization for a in have)):
+            continue
+        if obstacle:
+            refusals[format_name] = obstacle
+        else:
+            make(truth, format_name, quantization)
+    return Stock(
+        artifacts=tuple(artifacts),
+        ready=ready,
+        conversions=tuple(conversions),
+        refusals=refusals,
+        ground_truth=described,
+    )

@@ -1,0 +1,183 @@
+"""YAML as playbooks use it: plain values, the line of every one of them, and all faults at once.
+
+Only text, numbers, true, false and null are values (YAML 1.2: ``no`` and ``12:30`` are text). Duplicate keys,
+tags and values without end are faults. ``${NAME}`` in text is replaced after parsing, so that what is
+put in cannot become structure; ``$${`` stands for a literal ``${``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 2**20
+MAX_DEPTH = 32
+MAX_VALUES = 20_000
+"""An alias counts with everything that it stands for."""
+
+Location = tuple[str | int, ...]
+
+_VARIABLE = re.compile(r"\$(\$?)\{([^{}\s]*)\}")
+_PREFIX = "tag:yaml.org,2002:"
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Parses and composes only; resolves plain scalars by the core schema of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+_Loader.add_implicit_resolver(_PREFIX + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+_Loader.add_implicit_resolver(_PREFIX + "null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(_PREFIX + "int", re.compile(r"[-+]?[0-9]{1,18}\Z"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _PREFIX + "float",
+    re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?\Z"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass
+class Document:
+    """A parsed file: its value, and the line of each value by its location."""
+
+    value: Any = None
+    lines: dict[Location, int] = field(default_factory=dict)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    """(line, text) of everything wrong with the file as YAML."""
+
+    def line(self, location: Location) -> int:
+        """Return the line of the deepest known value on the way to ``location``; unknown parts are passed over."""
+        known: Location = ()
+        for part in location:
+            if (*known, part) in self.lines:
+                known = (*known, part)
+        return self.lines.get(known, 1)
+
+
+def parse(content: bytes, variables: Mapping[str, str]) -> Document:
+    """Return the document, or one whose ``faults`` say why it cannot be used."""
+    document = Document()
+    node = _composed(content, document)
+    if node is not None:
+        _Builder(document, variables).build(node)
+    return document
+
+
+def _composed(content: bytes, document: Document) -> yaml.Node | None:
+    """Parse without building anything; the depth is checked on events, before anything recurses."""
+    if len(content) > MAX_BYTES:
+        document.faults.append((1, f"larger than {MAX_BYTES} bytes"))
+        return None
+    try:
+        text = content.decode("utf-8-sig")
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                document.faults.append((event.start_mark.line + 1, f"nested deeper than {MAX_DEPTH} levels"))
+                return None
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except UnicodeDecodeError as error:
+        document.faults.append((content[: error.start].count(b"\n") + 1, "not UTF-8"))
+        return None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        document.faults.append((mark.line + 1 if mark else 1, f"not YAML: {said}"))
+        return None
+    except yaml.YAMLError as error:
+        document.faults.append((1, f"not YAML: {' '.join(str(error).split())}"))
+        return None
+    if node is None:
+        document.faults.append((1, "the file is empty"))
+    return node
+
+
+class _Builder:
+    """Turns composed nodes into values, noting lines and faults."""
+
+    def __init__(self, document: Document, variables: Mapping[str, str]) -> None:
+        self.document = document
+        self.variables = variables
+        self.values = 0
+
+    def build(self, node: yaml.Node) -> None:
+        """Set the value of the document."""
+        self.document.value = self._value(node, ())
+
+    def _value(self, node: yaml.Node, location: Location) -> Any:
+        line = node.start_mark.line + 1
+        self.document.lines.setdefault(location, line)
+        self.values += 1
+        if self.values > MAX_VALUES or len(location) > MAX_DEPTH:
+            if self.values != MAX_VALUES + 2:  # one fault is enough
+                self.values = MAX_VALUES + 1
+                self.document.faults.append((line, f"more than {MAX_VALUES} values, or aliases without end"))
+            self.values = MAX_VALUES + 1
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, location)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*location, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, line)
+
+    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _PREFIX + "merge":
+                self._fault(line, "a key must be plain text")
+                continue
+            key = key_node.value
+            if key in mapping:
+                first = self.document.lines[(*location, key)]
+                self._fault(line, f"{_dotted((*location, key))}: given twice, first in line {first}")
+                continue
+            self.document.lines[(*location, key)] = line
+            mapping[key] = self._value(value_node, (*location, key))
+        return mapping
+
+    def _scalar(self, node: yaml.Node, line: int) -> Any:
+        kind = node.tag.removeprefix(_PREFIX)
+        text: str = node.value
+        if kind == "str":
+            return self._substituted(text, line)
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        try:
+            if kind == "int":
+                return int(text)
+            if kind == "float":
+                return float(text)
+        except ValueError:
+            self._fault(line, f"{text!r} is no number")
+            return None
+        self._fault(line, f"the tag {node.tag} is not allowed")
+        return None
+
+    def _substituted(self, text: str, line: int) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            if match[1]:
+                return match[0][1:]
+            if match[2] not in self.variables:
+                self._fault(
+                    line, f"${{{match[2]}}} has no value (write $${{{match[2]}}} for the text itself)"
+                )
+                return match[0]
+            return self.variables[match[2]]
+
+        return _VARIABLE.sub(value_of, text)
+
+    def _fault(self, line: int, text: str) -> None:
+        self.document.faults.append((line, text))
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(map(str, location))

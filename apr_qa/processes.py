@@ -1,0 +1,150 @@
+"""Child processes: each in a process group of its own, none of which survives the parent.
+
+Only this module starts processes. A child gets a pipe as standard input and ends when that pipe closes,
+so a killed parent leaves nothing behind; `Child.kill` takes the whole group, so neither does a killed child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STOP_GRACE_S = 10.0
+STDERR_TAIL_BYTES = 4_000
+
+
+class Child:
+    """A running child that speaks JSON lines on its standard output."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._stderr = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        with contextlib.suppress(ValueError):  # the pipe is closed by `close` while a line is awaited
+            for line in self._process.stdout:
+                with contextlib.suppress(json.JSONDecodeError):
+                    self._lines.put(json.loads(line))
+        self._lines.put(None)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: bytes) -> None:
+        """Write one line to the child; a child that is already dead is noticed by `receive`."""
+        assert self._process.stdin is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(message + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """Return the next message, or None when the child has ended; raises queue.Empty on time-out."""
+        return self._lines.get(timeout=timeout_s)
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def exit_description(self) -> str:
+        """Say how the child ended: ``exit code 3`` or ``signal SIGSEGV``."""
+        code = self._process.wait()
+        if code < 0:
+            return f"signal {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def stderr_tail(self) -> str:
+        """Return the last lines the child wrote to standard error."""
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - STDERR_TAIL_BYTES))
+        return self._stderr.read().decode("utf-8", errors="replace").strip()
+
+    def terminate(self, grace_s: float = STOP_GRACE_S) -> dict[str, Any]:
+        """Ask with SIGTERM, wait, and report: exit code (None if it had to be killed), seconds, orphans left."""
+        started = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        exit_code: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            exit_code = self._process.wait(timeout=grace_s)
+        seconds = time.monotonic() - started
+        orphans = _group_is_alive(self._process.pid) if exit_code is not None else False
+        self.close()
+        return {"exit_code": exit_code, "seconds": round(seconds, 3), "orphans": orphans}
+
+    def close(self) -> None:
+        """Kill the whole group, reap the child and release its pipes."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _group_is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def worker(environment: Mapping[str, str]) -> Child:
+    """Start a worker that waits for its job on standard input."""
+    return Child(["-m", "apr_qa.worker"], environment)
+
+
+def server(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
+    """Start ``python -m MODULE ARG…`` as a guarded server process."""
+    return Child(["-m", "apr_qa.guard", *arguments], environment)
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def engine_environment(threads: int) -> dict[str, str]:
+    """Return the variables that keep engines offline, quiet and within ``threads`` cores."""
+    count = str(max(1, threads))
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+    }

@@ -1,0 +1,217 @@
+"""The child process: load one target, answer many claims in batches.
+
+One JSON line on standard input is the job; answers are JSON lines on the original standard output. Native
+libraries print to file descriptor 1, so that is pointed at standard error before anything is loaded.
+``ready`` is said after loading, so load time is never charged to a prompt; ``started`` names the claims of
+a group before it runs, so that a death can be blamed on exactly those.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from apr_qa.backends import BACKENDS, Request, Session
+from apr_qa.errors import AprQaError, Inapplicable
+from apr_qa.guard import exit_with_parent
+from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Target
+
+FAULT_VARIABLE = "APR_QA_FAULT"
+"""``crash:TEXT`` or ``hang:TEXT``: die or hang when a question contains TEXT. For drills and tests."""
+
+
+class Job(Record):
+    """What one worker has to do."""
+
+    target: Target
+    artifact: Artifact
+    scenarios: tuple[Scenario, ...]
+    threads: int = 0
+    group_size: int = 16
+    endpoint: str = ""
+    source: Artifact | None = None
+    """What a conversion starts from; ``artifact`` is what it makes."""
+
+
+class Channel:
+    """The protocol's end in the child: a private duplicate of standard output."""
+
+    def __init__(self) -> None:
+        self._fd = os.dup(1)
+        os.dup2(2, 1)
+
+    def say(self, event: str, **fields: Any) -> None:
+        line = msgspec.json.encode({"event": event, **fields}) + b"\n"
+        while line:
+            line = line[os.write(self._fd, line) :]
+
+
+def main() -> None:
+    """Read the job, load, answer, say goodbye; every refusal is a message, only a bug is a traceback."""
+    os.environ.setdefault("PYTHONFAULTHANDLER", "1")
+    channel = Channel()
+    job = msgspec.json.decode(_read_line(), type=Job)
+    exit_with_parent()
+    started = time.perf_counter()
+    try:
+        session = _load(job)
+    except AprQaError as refusal:
+        channel.say("refused", outcome=_outcome(refusal), reason=refusal.what)
+        return
+    load_s = round(time.perf_counter() - started, 3)
+    channel.say("ready", facts={"load_s": load_s, "peak_memory_mb": _peak_memory_mb()})
+    for group in _groups(job):
+        channel.say("started", ids=[scenario.id for scenario in group])
+        _inject_fault(group)
+        for message in _answers(session, group, job.artifact):
+            channel.say(message.pop("event"), **message)
+    session.close()
+    channel.say("done", peak_memory_mb=_peak_memory_mb())
+
+
+def _load(job: Job) -> Any:
+    """Return what answers the claims: an engine's session, or the converter."""
+    if job.source is not None:
+        from apr_qa.conversion import Conversion
+
+        return Conversion(job.source, job.artifact)
+    return BACKENDS.get(job.target.engine).load(
+        job.target, Path(job.artifact.path), threads=job.threads, endpoint=job.endpoint
+    )
+
+
+def _read_line() -> bytes:
+    """Read the job without buffering, so that nothing of the pipe is hidden from the parent watch."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        chunk = os.read(0, 1 << 16)
+        if not chunk:
+            sys.exit(0)
+        data += chunk
+    return bytes(data)
+
+
+def _outcome(refusal: AprQaError) -> Outcome:
+    return Outcome.INAPPLICABLE if isinstance(refusal, Inapplicable) else Outcome.FALSIFIED
+
+
+def _peak_memory_mb() -> float:
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _groups(job: Job) -> Iterator[list[Scenario]]:
+    """Cut the claims into groups that one batched call can answer, in the order they came."""
+    for kind, members in groupby(job.scenarios, key=lambda scenario: scenario.claim.kind):
+        scenarios = list(members)
+        size = job.group_size if kind in ("generate", "chat") else 1
+        for begin in range(0, len(scenarios), size):
+            yield scenarios[begin : begin + size]
+
+
+def _inject_fault(group: Sequence[Scenario]) -> None:
+    fault, _, text = os.environ.get(FAULT_VARIABLE, "").partition(":")
+    if not text or not any(text in scenario.claim.question for scenario in group):
+        return
+    if fault == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == "hang":
+        while True:
+            time.sleep(3600)
+
+
+def _answers(session: Session, group: Sequence[Scenario], artifact: Artifact) -> Iterator[dict[str, Any]]:
+    try:
+        responses = _respond(session, group, artifact)
+    except AprQaError as refusal:
+        if len(group) == 1:
+            yield _failure(group[0], _outcome(refusal), refusal.what)
+            return
+        # One member that the engine refuses must not take the others with it.
+        for scenario in group:
+            yield from _answers(session, [scenario], artifact)
+        return
+    for scenario, response in zip(group, responses, strict=True):
+        if response.finish_reason == "error":
+            yield _failure(scenario, Outcome.FALSIFIED, str(response.facts.get("error", "inference failed")))
+        else:
+            yield {"event": "answer", "id": scenario.id, "response": response}
+
+
+def _failure(scenario: Scenario, outcome: Outcome, reason: str) -> dict[str, Any]:
+    return {"event": "failed", "id": scenario.id, "outcome": outcome, "reason": reason}
+
+
+def _respond(session: Session, group: Sequence[Scenario], artifact: Artifact) -> list[Response]:
+    kind = group[0].claim.kind
+    if kind == "generate":
+        return session.generate([_request(scenario, scenario.claim.prompt) for scenario in group])
+    if kind == "chat":
+        return _converse(session, group)
+    claim = group[0].claim
+    started = time.perf_counter()
+    facts = session.http(str(claim.params["check"]), {**claim.params, "origin": artifact.origin})
+    return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
+
+
+def _request(scenario: Scenario, prompt: str, *, templated: bool = False) -> Request:
+    claim = scenario.claim
+    return Request(
+        prompt=prompt,
+        max_tokens=claim.max_tokens,
+        temperature=claim.temperature,
+        seed=claim.seed,
+        templated=templated,
+    )
+
+
+def _converse(session: Session, group: Sequence[Scenario]) -> list[Response]:
+    """Answer the user turns of all conversations round by round; the last answer is the response."""
+    messages: list[list[dict[str, str]]] = [[] for _ in group]
+    answers: list[list[Response]] = [[] for _ in group]
+    for turn in range(max(len(scenario.claim.messages) for scenario in group)):
+        active = [i for i, scenario in enumerate(group) if turn < len(scenario.claim.messages)]
+        for i in active:
+            messages[i].append({"role": "user", "content": group[i].claim.messages[turn]})
+        replies = _reply(session, [(group[i], messages[i]) for i in active])
+        for i, reply in zip(active, replies, strict=True):
+            answers[i].append(reply)
+            messages[i].append({"role": "assistant", "content": reply.text or ""})
+    return [
+        msgspec.structs.replace(given[-1], turns=tuple(reply.text or "" for reply in given[:-1]))
+        for given in answers
+    ]
+
+
+def _reply(
+    session: Session, conversations: Sequence[tuple[Scenario, list[dict[str, str]]]]
+) -> list[Response]:
+    if hasattr(session, "endpoint"):  # a server renders the template itself
+        return [
+            session.chat(
+                messages,
+                max_tokens=scenario.claim.max_tokens,
+                temperature=scenario.claim.temperature,
+                seed=scenario.claim.seed,
+            )
+            for scenario, messages in conversations
+        ]
+    return session.generate(
+        [
+            _request(scenario, session.render_chat(messages), templated=True)
+            for scenario, messages in conversations
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
