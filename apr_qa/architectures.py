@@ -52,6 +52,8 @@ _KEYS = {
     "head_dim": "attention.key_length",
     "vocab_size": "vocab_size",
 }
+MAX_LAYERS = 4096
+"""More than any model has; a bound for what is built from the number."""
 _REQUIRED = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("rms_norm_eps", "max_position_embeddings"),
@@ -79,7 +81,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def require(config: Mapping[str, Any]) -> Architecture:
-    """Return the architecture of ``config`` if every part of it converts; raises UnsupportedArchitecture."""
+    """Return the architecture of ``config`` if every part of it converts.
+
+    Raises UnsupportedArchitecture, or MalformedFile for numbers that no model has.
+    """
     model_type = str(config.get("model_type", ""))
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -93,6 +98,23 @@ def require(config: Mapping[str, Any]) -> Architecture:
         )
     rope_of(config)
     return ARCHITECTURES[model_type]
+
+
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    values = {key: config.get(key) for key in _KEYS}
+    for key in ("head_dim", "num_key_value_heads"):
+        if values[key] is None:
+            del values[key]
+    epsilon = values.pop("rms_norm_eps")
+    wrong = [key for key, value in values.items() if type(value) is not int or not 0 < value < 1 << 31]
+    if not (isinstance(epsilon, float) and 0 < epsilon < 1):
+        wrong.append("rms_norm_eps")
+    if not wrong and head_dim(config) % 2:
+        wrong.append("head_dim")
+    if not wrong and config["num_hidden_layers"] > MAX_LAYERS:
+        wrong.append("num_hidden_layers")
+    if wrong:
+        raise MalformedFile(f"the config gives {wrong[0]} the impossible value {config.get(wrong[0])!r}")
 
 
 def to_gguf_name(name: str) -> str | None:

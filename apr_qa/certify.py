@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from apr_qa import __version__, evidence, judge, ledger, plan, runner, workspace
+from apr_qa import __version__, evidence, judge, ledger, plan, resources, runner, workspace
 from apr_qa import certificate as certificates
 from apr_qa.backends import BACKENDS
 from apr_qa.errors import EnvironmentFault
@@ -82,16 +82,26 @@ class Prepared(Record):
 
 
 def certify(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Run:
-    """Return the judged and published run of one model.
+    """Return the judged run of one model, published with its row in the model table and the README.
 
     Raises ModelUnavailable when no artifact can be had, EnvironmentFault, and KeyboardInterrupt when
     interrupted (the partial evidence stays and ``Settings.resume`` goes on from it).
     """
-    prepared = prepare(model, tier, book, settings, watcher)
+    run = execute(model, tier, book, settings, watcher)
+    if "/" in model.id:
+        enter(run, Path(settings.output))
+    return run
+
+
+def execute(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Run:
+    """Collect, judge and write evidence, certificate and reports, leaving the model table alone."""
+    if settings.endpoint:
+        prepared = prepare_endpoint(model, tier, book, settings)
+    else:
+        prepared = prepare(model, tier, book, settings, watcher)
     folder = Path(settings.output) / model.slug
-    path = collect(prepared, book, settings, folder, watcher)
-    run = judged(path)
-    publish(run, folder, Path(settings.output))
+    run = judged(collect(prepared, book, settings, folder, watcher))
+    publish(run, folder)
     return run
 
 
@@ -128,6 +138,26 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
         started=runner.now(),
     )
     return Prepared(header=header, batches=tuple(batches))
+
+
+def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Settings) -> Prepared:
+    """Decide what will be asked of a running server; there is no file to inspect."""
+    drawn = [fitted for claim in claims(book, tier) for fitted in for_modality(claim, "serve")]
+    batch = plan.endpoint_batch(model.id, settings.endpoint, drawn)
+    header = EvidenceHeader(
+        apr_qa=__version__,
+        model=msgspec.structs.replace(model, path=""),
+        tier=tier,
+        playbook=book.name,
+        playbook_sha256=book.sha256,
+        artifacts=(),
+        ground_truth="none: a remote endpoint",
+        cells=(batch.target.cell,),
+        planned=len(batch.scenarios),
+        environment=_environment(),
+        started=runner.now(),
+    )
+    return Prepared(header=header, batches=(batch,))
 
 
 def _probed(artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
@@ -405,20 +435,28 @@ def documents(run: Run) -> dict[str, str]:
     return published
 
 
-def publish(run: Run, folder: Path, root: Path) -> None:
-    """Write certificate and reports beside the evidence, then the row of the model table and the README."""
+def publish(run: Run, folder: Path) -> None:
+    """Write certificate and reports beside the evidence."""
     for name, text in documents(run).items():
         write_atomically(folder / name, text)
-    if "/" in run.header.model.id:
-        ledger.enter(root / LEDGER_FILE, run.certificate)
-        ledger.sync_readme(Path("README.md"), root)
+
+
+def enter(run: Run, root: Path) -> None:
+    """Bring the model table under ``root`` up to date, and the table of a README that shows it."""
+    path = root / LEDGER_FILE
+    rows = ledger.read(path if path.exists() else resources.find(f"certifications/{LEDGER_FILE}"))
+    rows = ledger.record(rows, run.certificate)
+    ledger.write(path, rows)
+    readme = Path("README.md")
+    if readme.exists() and ledger.START in (text := readme.read_bytes().decode("utf-8")):
+        write_atomically(readme, ledger.splice(text, rows, ledger.coverage_of(root)))
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(text.encode("utf-8"))
     temporary.replace(path)
 
 

@@ -73,7 +73,8 @@ def _bounded(template: Template, variables: Mapping[str, Any]) -> str:
 @functools.lru_cache(maxsize=8)
 def _compile(source: str) -> Template:
     """Compile with the environment of transformers' ``apply_chat_template`` (version 5)."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Environment(ImmutableSandboxedEnvironment):
         """The sandbox, with the operators guarded that make a huge value out of a short text."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from apr_qa.backends import Request
 from apr_qa.continuation import Continuation, Sampler
@@ -33,7 +33,7 @@ class Engine(Protocol):
     max_sequences: int
     """Sequences of one wave."""
     max_cells: int
-    """Cache cells of one wave: prompts and new tokens of all its sequences; one long request may exceed it."""
+    """Cache cells of one wave: prompts and new tokens together; one long request may exceed it."""
     end_ids: Container[int]
     """Tokens that the artifact declares to end a generation."""
 
@@ -84,7 +84,7 @@ class _Lane:
                 f"{self.request.max_tokens} exceed the context of {engine.context_size}"
             )
 
-    def response(self, engine: Engine, measured: dict[str, float | None]) -> Response:
+    def response(self, engine: Engine, measured: _Measured) -> Response:
         done = self.continuation
         facts: dict[str, Any] = {}
         if done.end_id is not None and done.end_id not in engine.end_ids:
@@ -95,8 +95,10 @@ class _Lane:
             finish_reason=done.finish_reason,
             prompt_tokens=len(self.prompt),
             vocab_size=engine.vocab_size,
+            duration_s=measured.duration_s,
+            time_to_first_token_s=measured.time_to_first_token_s,
+            tokens_per_s=measured.tokens_per_s,
             facts=facts,
-            **measured,
         )
 
 
@@ -109,6 +111,12 @@ class _Ends:
 
     def __contains__(self, token_id: object) -> bool:
         return token_id == self._turn_end or token_id in self._declared
+
+
+class _Measured(NamedTuple):
+    duration_s: float
+    time_to_first_token_s: float | None
+    tokens_per_s: float | None
 
 
 class _Stopwatch:
@@ -125,14 +133,10 @@ class _Stopwatch:
         else:
             self._decoded += tokens
 
-    def measured(self) -> dict[str, float | None]:
+    def measured(self) -> _Measured:
         duration = time.perf_counter() - self._started
         decoding = duration - (self._first or 0.0)
-        return {
-            "duration_s": duration,
-            "time_to_first_token_s": self._first,
-            "tokens_per_s": self._decoded / decoding if self._decoded else None,
-        }
+        return _Measured(duration, self._first, self._decoded / decoding if self._decoded else None)
 
 
 def generate(engine: Engine, requests: Sequence[Request]) -> list[Response]:
@@ -158,11 +162,11 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[Response]:
 
 
 def stream(engine: Engine, request: Request) -> Generator[str, None, Response]:
-    """Yield the text of one continuation as it is generated and return the whole response."""
+    """Yield the new text after every token, "" while it is held back; return the whole response."""
     lane = _Lane(engine, 0, request)
     watch = _Stopwatch()
     for pieces in _run(engine, [lane], watch):
-        yield from filter(None, pieces)
+        yield from pieces
     return lane.response(engine, watch.measured())
 
 
@@ -202,6 +206,14 @@ def _run(engine: Engine, wave: Sequence[_Lane], watch: _Stopwatch) -> Iterator[l
         rows, tokens = [rows[i] for i in going], [picked[i] for i in going]
         if rows:
             logits = engine.step(rows, tokens)
+
+
+def utf8(text: str) -> bytes:
+    """Encode ``text``; raises InferenceFailed for a lone surrogate, which no tokenizer can read."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InferenceFailed(f"the text is not valid Unicode: {error.reason}") from error
 
 
 def require_tokens(engine: Engine, token_ids: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -89,7 +89,8 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise EnvironmentFault(f"cannot be written: {error.strerror or error}", where=str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager

@@ -138,6 +138,18 @@ def inference_batches(
     return batches
 
 
+def endpoint_batch(model: str, url: str, claims: Iterable[Claim]) -> Batch:
+    """Return the claims about a server that somebody else runs; nobody but its owner may stop it."""
+    target = Target(
+        model=model, format="endpoint", quantization="", backend="remote", modality="serve", engine="openai_http"
+    )
+    asked = tuple(Scenario(target=target, claim=claim) for claim in claims)
+    protocol = tuple(s for s in http_scenarios(target) if s.claim.params["check"] != "shutdown")
+    ready = Scenario(target=target, claim=load_claim("serve"))
+    artifact = Artifact(format="endpoint", path=url, origin="remote")
+    return Batch(target=target, artifact=artifact, scenarios=(ready, *asked, *protocol), endpoint=url)
+
+
 def cells(formats: Sequence[str], backends: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
     """Return the planned cells, ``format·backend·modality``."""
     return tuple(f"{f}·{b}·{m}" for f in formats for b in backends for m in modalities)

@@ -105,6 +105,7 @@ class _Builder:
         self.document = document
         self.variables = variables
         self.values = 0
+        self.overflow = False
 
     def build(self, node: yaml.Node) -> None:
         """Set the value of the document."""
@@ -115,10 +116,10 @@ class _Builder:
         self.document.lines.setdefault(location, line)
         self.values += 1
         if self.values > MAX_VALUES or len(location) > MAX_DEPTH:
-            if self.values != MAX_VALUES + 2:  # one fault is enough
-                self.values = MAX_VALUES + 1
-                self.document.faults.append((line, f"more than {MAX_VALUES} values, or aliases without end"))
-            self.values = MAX_VALUES + 1
+            if not self.overflow:
+                self._fault(line, f"more than {MAX_VALUES} values, or aliases without end")
+            self.overflow = True
+        if self.overflow:
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)
@@ -130,7 +131,7 @@ class _Builder:
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _PREFIX + "merge":
+            if not isinstance(key_node, yaml.ScalarNode):
                 self._fault(line, "a key must be plain text")
                 continue
             key = key_node.value

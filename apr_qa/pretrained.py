@@ -61,12 +61,14 @@ def _is_directory_export(opened: OpenModel) -> bool:
 
 def load_model(opened: OpenModel, device: str) -> Any:
     """Return the model in evaluation mode on ``device``; InferenceFailed names weights that do not fit."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     dtype = _dtype(opened, device)
     if not _is_directory_export(opened):
         return _model_of_state_dict(opened, dtype).to(device)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    # Typed as Any: the annotations of transformers do not know what output_loading_info returns.
+    builder: Any = transformers.AutoModelForCausalLM
+    model, info = builder.from_pretrained(
         _folder(opened.path),
         dtype=dtype,
         local_files_only=True,
@@ -80,6 +82,7 @@ def load_model(opened: OpenModel, device: str) -> Any:
 
 
 def _model_of_state_dict(opened: OpenModel, dtype: Any) -> Any:
+    import numpy as np
     import torch
     from transformers import AutoConfig, GenerationConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -88,8 +91,13 @@ def _model_of_state_dict(opened: OpenModel, dtype: Any) -> Any:
     config = AutoConfig.for_model(opened.architecture, **settings)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InferenceFailed(f"transformers has no causal language model for {opened.architecture!r}")
-    weights = {name: torch.from_numpy(opened.read(name).copy()).to(dtype) for name in opened.tensors}
-    model, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    # torch warns about arrays that it must not write to.
+    weights = {
+        name: torch.from_numpy(np.require(opened.read(name), requirements=["C", "W"])).to(dtype)
+        for name in opened.tensors
+    }
+    builder: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model, info = builder.from_pretrained(
         None,
         config=config,
         state_dict=weights,

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apr_qa.errors import UnsupportedArchitecture
+from apr_qa.errors import MalformedFile, UnsupportedArchitecture
 
 WAY_OUT = "convert the model with its own tools and name the result: --artifact FORMAT=PATH"
 
@@ -26,7 +26,8 @@ _SCALINGS: Mapping[str, set[str]] = {
 def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rotation parameters (``rope_type``, ``rope_theta``, …) wherever ``config`` keeps them.
 
-    Raises UnsupportedArchitecture for a scaling that GGUF cannot express.
+    Raises UnsupportedArchitecture for a scaling that GGUF cannot express, MalformedFile for numbers that
+    no model has.
     """
     given = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = given.pop("type", None)
@@ -34,6 +35,12 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     extra = {key for key, value in rope.items() if value is not None} - {"rope_theta", "rope_type"}
     if extra - _SCALINGS.get(rope["rope_type"], set()) or rope["rope_type"] not in _SCALINGS:
         raise UnsupportedArchitecture(f"rotary scaling {given or kind!r} does not convert", fix=WAY_OUT)
+    numbers = {key: value for key, value in rope.items() if key != "rope_type" and value is not None}
+    wrong = [
+        key for key, value in numbers.items() if not isinstance(value, int | float) or not 0 < value < 1e30
+    ]
+    if wrong:
+        raise MalformedFile(f"the config gives {wrong[0]} the impossible value {rope[wrong[0]]!r}")
     return rope
 
 

@@ -18,8 +18,7 @@ from typing import Any
 
 import msgspec
 
-from apr_qa import processes
-from apr_qa.backends import BACKENDS
+from apr_qa import processes, servers
 from apr_qa.plan import HEADER_GATE, Batch, conversion_batch
 from apr_qa.vocabulary import (
     Artifact,
@@ -213,7 +212,8 @@ class BatchRun:
     def _run_worker(self, wanted: Sequence[Scenario]) -> None:
         """Run one child until it is done, dies, hangs or the line stops."""
         suspects = [scenario for scenario in wanted if scenario.id in self.alone]
-        scenarios = suspects or list(wanted)
+        # That the target loads is answered by the child's being ready, not by a question to it.
+        scenarios = suspects or [scenario for scenario in wanted if scenario.claim.kind != "load"]
         job = Job(
             target=self._worker_target(),
             artifact=self.batch.artifact,
@@ -247,7 +247,7 @@ class BatchRun:
             self._not_loaded(Outcome(message["outcome"]), message["reason"])
             return False
         for scenario in list(self.pending):
-            if scenario.claim.kind == "load" and self.batch.target.modality != "serve":
+            if scenario.claim.kind == "load" and self.server is None:
                 self._answer(scenario, Response(facts=message["facts"]))
         return True
 
@@ -309,8 +309,7 @@ class BatchRun:
         """Start the format's server, ask it everything but the shutdown, then stop it and judge how it went."""
         port = processes.free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
-        backend = BACKENDS.get(self.batch.target.engine)
-        command = backend.server_command(self.batch.artifact.path, port, self.threads)
+        command = servers.command(self.batch.target, self.batch.artifact, port, self.threads)
         with processes.server(command, processes.engine_environment(self.threads)) as self.server:
             if not self._await_server(self.server):
                 return

@@ -47,8 +47,19 @@ def gguf_from_tokenizer(
     """Return the ``tokenizer.ggml.*`` keys for a tokenizer.json, in writing order.
 
     Rows of the embedding beyond the last token get unused ``[PADn]`` tokens. Raises
-    UnsupportedArchitecture if the tokenizer splits text in a way that GGUF has no name for.
+    UnsupportedArchitecture if the tokenizer splits text in a way that GGUF has no name for, MalformedFile
+    if ``tokenizer`` is not the content of a tokenizer.json.
     """
+    try:
+        fields = _fields(tokenizer, tokenizer_config, config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MalformedFile(f"tokenizer.json has not the structure of one: {error!r}") from error
+    return {PREFIX + key: value for key, value in fields.items()}
+
+
+def _fields(
+    tokenizer: Mapping[str, Any], tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Any]:
     model = tokenizer.get("model") or {}
     if model.get("type", "BPE") != "BPE" or "vocab" not in model:
         raise UnsupportedArchitecture(
@@ -57,14 +68,15 @@ def gguf_from_tokenizer(
     added = {entry["id"]: entry for entry in tokenizer.get("added_tokens") or []}
     tokens = _token_list(model["vocab"], added, int(config.get("vocab_size") or 0))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges") or []]
+    if len(set(tokens)) != len(tokens) or any(merge.count(" ") != 1 for merge in merges):
+        raise UnsupportedArchitecture("tokens occur twice, or merges contain spaces", fix=WAY_OUT)
     if model.get("byte_fallback"):
         fields = _sentencepiece_fields(tokenizer, tokens, added, merges)
     else:
         fields = {"model": "gpt2", "pre": name_of(tokenizer), "tokens": tokens}
         fields |= {"token_type": [_type_of(index, text, added) for index, text in enumerate(tokens)]}
         fields |= {"merges": merges}
-    fields |= _special_fields(tokenizer, tokenizer_config, config, tokens)
-    return {PREFIX + key: value for key, value in fields.items()}
+    return fields | _special_fields(tokenizer, tokenizer_config, config, tokens)
 
 
 def _byte_level_json(vocabulary: GgufVocabulary, splitting: Splitting) -> dict[str, Any]:

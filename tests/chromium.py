@@ -63,7 +63,7 @@ def _page_address(profile: Path, process: subprocess.Popen[bytes]) -> str:
             raise RuntimeError(f"the browser did not start (exit code {process.returncode})")
         time.sleep(0.05)
     port = port_file.read_text().split("\n")[0]
-    with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE_S) as answer:  # noqa: S310
+    with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE_S) as answer:
         pages = [item for item in json.load(answer) if item["type"] == "page"]
     return str(pages[0]["webSocketDebuggerUrl"])
 
@@ -81,7 +81,9 @@ class Page:
             self.call(f"{domain}.enable")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self.socket.close()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:

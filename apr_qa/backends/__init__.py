@@ -61,7 +61,7 @@ class Session(Protocol):
         ...
 
     def stream(self, request: Request) -> Generator[str, None, Response]:
-        """Yield the text of one continuation piece by piece; the generator's value is the response."""
+        """Yield the text of one continuation in pieces, some empty; the generator's value is the response."""
         ...
 
     def chat(
@@ -103,8 +103,4 @@ class Backend(Protocol):
 
     def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Session:
         """Load ``artifact``; raises MalformedFile, EngineMissing, Inapplicable or InferenceFailed."""
-        ...
-
-    def server_command(self, artifact: str, port: int, threads: int, device: str = "cpu") -> list[str]:
-        """Return the module and arguments (``python -m …``) that serve ``artifact`` on a loopback port."""
         ...

@@ -387,8 +387,5 @@ class Inspect:
             raise MalformedFile("this is none of the known formats", where=str(artifact))
         return Inspection(found.open(artifact))
 
-    def server_command(self, artifact: str, port: int, threads: int) -> list[str]:
-        _no_inference()
-
 
 BACKENDS.register("inspect")(Inspect())

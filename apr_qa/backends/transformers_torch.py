@@ -7,7 +7,7 @@ the artifact does not declare it as an end, the response says so in ``facts["und
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ class TorchSession:
         text_config = model.config.get_text_config()
         self.context_size = int(getattr(text_config, "max_position_embeddings", 0) or 0)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        self.end_ids = frozenset(_ids(model.generation_config.eos_token_id) + _ids(tokenizer.eos_token_id))
+        declared = _ids(model.generation_config.eos_token_id) + _ids(tokenizer.eos_token_id)
+        self.end_ids: Container[int] = frozenset(declared)
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
@@ -45,6 +46,7 @@ class TorchSession:
         self._mask: Any = None
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        decoding.utf8(text)
         with blamed_on_engine("tokenizing"):
             encoded = self._tokenizer(
                 text, add_special_tokens=add_special, split_special_tokens=not parse_special
@@ -174,7 +176,7 @@ class TransformersTorch:
     """The engine of SafeTensors and APR."""
 
     name = "transformers_torch"
-    formats = ("safetensors", "apr")
+    formats: tuple[str, ...] = ("safetensors", "apr")
 
     def unavailable(self, target: Target) -> str | None:
         for package in ("torch", "transformers"):
@@ -185,13 +187,14 @@ class TransformersTorch:
     def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Session:
         try:
             import torch
-            from transformers.utils import logging
+            import transformers
         except ImportError as error:
             raise EngineMissing(f"torch or transformers cannot be imported: {error}", fix=INSTALL) from error
         if target.backend == "gpu" and not torch.cuda.is_available():
             raise Inapplicable("torch sees no CUDA device")
         if threads > 0:
             torch.set_num_threads(threads)
+        logging: Any = transformers.utils.logging
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         opened = FORMATS.get(target.format).open(artifact)
@@ -204,21 +207,6 @@ class TransformersTorch:
         if isinstance(template, dict):
             template = template.get("default")
         return TorchSession(model, tokenizer, template or opened.chat_template)
-
-    def server_command(self, artifact: str, port: int, threads: int, device: str = "cpu") -> list[str]:
-        return ["apr_qa.server", self.name, artifact, str(port), str(threads), device]
-
-
-def _ids(declared: Any) -> list[int]:
-    if declared is None:
-        return []
-    return [int(token) for token in (declared if isinstance(declared, list | tuple) else [declared])]
-
-
-def _array(tensor: Any) -> npt.NDArray[np.float32]:
-    import numpy as np
-
-    return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
 
 
 BACKENDS.register("transformers_torch")(TransformersTorch())

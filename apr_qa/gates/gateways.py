@@ -51,6 +51,8 @@ def _in_order(entries: Iterable[Evidence]) -> list[Evidence]:
 
 def integrity(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
     """G0: every artifact was inspected and nothing about its files is falsified."""
+    if header.cells and all(cell.startswith("endpoint·") for cell in header.cells):
+        return _verdict("G0", Outcome.INAPPLICABLE, "a remote endpoint shows no file")
     entries = _in_order(entry for entry in evidence if entry.gate_id.startswith("G0-"))
     failed = [entry for entry in entries if entry.outcome.failed]
     if failed:

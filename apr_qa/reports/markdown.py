@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from apr_qa.reports import REPORTS, Run
-from apr_qa.reports._entry import conversation, measurements, numbers, replay, target_words
-from apr_qa.reports._outline import (
+from apr_qa.report_entry import conversation, measurements, numbers, replay, target_words
+from apr_qa.report_outline import (
     UNMEASURED,
     Cell,
     categories,
@@ -20,6 +19,7 @@ from apr_qa.reports._outline import (
     speeds,
     word,
 )
+from apr_qa.reports import REPORTS, Run
 from apr_qa.visible import excerpt, one_line, visible
 from apr_qa.vocabulary import Evidence
 

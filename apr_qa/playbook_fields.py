@@ -1,0 +1,225 @@
+"""The blocks of a playbook, each field with what it does.
+
+Types are strict, with two courtesies to files written for looser parsers: ``"true"``, ``yes`` and ``on`` are
+true, and a number may be quoted or written ``1e-5``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from apr_qa.errors import UsageError
+from apr_qa.oracles import ORACLES
+from apr_qa.vocabulary import Severity
+
+T = TypeVar("T")
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
+
+
+def _switch(value: Any) -> Any:
+    return _WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value.strip()):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise PydanticCustomError("distinct", "{value} is listed twice", {"value": repr(twice[0])})
+    return values
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise PydanticCustomError("empty", "the list is empty")
+    return values
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
+Several = Annotated[
+    tuple[T, ...],
+    Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
+    AfterValidator(_distinct),
+    AfterValidator(_not_empty),
+]
+Text = Annotated[str, Field(min_length=1)]
+
+FormatName = Literal["safetensors", "apr", "gguf"]
+DeviceName = Literal["cpu", "gpu"]
+ModalityName = Literal["run", "chat", "serve"]
+QuantizationName = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m", "q2_k"
+]
+
+
+class Block(BaseModel):
+    """What all blocks share: unknown fields and wrong types are refused, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class ModelBlock(Block):
+    """Which model, and as what it is to be tried."""
+
+    id: str = Field("", pattern=r"^(\$\{\w+\}|[\w.-]+(/[\w.-]+)?)$")
+    """The model as ``org/name``, or the name of a model that is known by its path only."""
+    hf_repo: str = Field("", pattern=r"^(\$\{\w+\}|[\w.-]+/[\w.-]+)$")
+    """Another word for ``id``; one of the two is needed."""
+    revision: str = Field("main", pattern=r"^[\w./-]{1,200}$")
+    """Branch, tag or commit."""
+    local_path: str = ""
+    """File or folder to take instead of looking the model up."""
+    formats: Several[FormatName] | None = None
+    """Formats to try; may stand under ``test_matrix`` instead. Default: all."""
+    quantizations: Several[QuantizationName] = ("f16",)
+    """Types of GGUF to make from the ground truth and to try."""
+    size_category: Literal["tiny", "small", "medium", "large", "xlarge", "huge", "auto"] = "auto"
+    """For the reader; nothing depends on it."""
+    family: str = ""
+    """Family, as in the registry; for the reader."""
+    size_variant: str = ""
+    """Size within the family, for example ``0.5b``; for the reader."""
+    expected_hidden_dim: Whole | None = Field(None, gt=0)
+    expected_num_layers: Whole | None = Field(None, gt=0)
+    expected_num_heads: Whole | None = Field(None, gt=0)
+    expected_num_kv_heads: Whole | None = Field(None, gt=0)
+    expected_vocab_size: Whole | None = Field(None, gt=0)
+    expected_intermediate_dim: Whole | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if not (self.id or self.hf_repo):
+            raise PydanticCustomError("model", "name the model with id or hf_repo")
+        if self.id and self.hf_repo and self.id != self.hf_repo:
+            raise PydanticCustomError("model", "id and hf_repo name different models")
+        return self
+
+
+class MatrixBlock(Block):
+    """How the model is tried."""
+
+    modalities: Annotated[tuple[ModalityName, ...], Field(strict=False), AfterValidator(_distinct)] = (
+        "run",
+        "chat",
+        "serve",
+    )
+    """run: raw completion. chat: through the chat template. serve: over HTTP."""
+    backends: Several[DeviceName] = ("cpu", "gpu")
+    """Devices; one that the machine lacks is reported as inapplicable."""
+    formats: Several[FormatName] | None = None
+    """Formats to try; may stand under ``model`` instead."""
+    scenario_count: Whole | None = Field(None, ge=0, le=1000)
+    """Claims for each cell, listed ones included; the rest is drawn. Default: the listed ones, else four."""
+    prompts: Listed[Text] = ()
+    """Prompts of your own, judged as language only; for a prompt whose answer is judged, use ``scenarios``."""
+    seed: Whole = Field(42, ge=0)
+    """Seed of the drawn claims."""
+    timeout_ms: Whole = Field(60_000, ge=1000, le=600_000)
+    """Time limit of one scenario, loading not included."""
+
+
+class GatesBlock(Block):
+    """Gateways are always on; a playbook may say so, and cannot say otherwise."""
+
+    g0_integrity: Switch = True
+    g1_model_loads: Switch = True
+    g2_basic_inference: Switch = True
+    g3_no_crashes: Switch = True
+    g4_output_quality: Switch = True
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _on(cls, value: bool) -> bool:
+        if not value:
+            raise PydanticCustomError("gate", "a gateway cannot be switched off; remove the line")
+        return value
+
+
+class OracleBlock(Block):
+    """One judge whose claims are drawn, and its settings."""
+
+    type: str
+    """Registered name: arithmetic, code_syntax, response, garbage, …"""
+    config: dict[str, Any] = {}
+    """Parameters of the oracle; those it does not have are refused."""
+
+    @field_validator("type", mode="after")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        return registered_oracle(name)
+
+    @field_validator("config", mode="after")
+    @classmethod
+    def _numbers(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return {name: _number(value) for name, value in config.items()}
+
+    @model_validator(mode="after")
+    def _parameters(self) -> Self:
+        known = ORACLES.get(self.type).params
+        unknown = [name for name in self.config if name not in known]
+        if unknown:
+            names = ", ".join(f"{name!r}{meant(name, known)}" for name in unknown)
+            said = f"oracle {self.type} has no parameter {names}; it has {', '.join(known) or 'none'}"
+            raise PydanticCustomError("parameter", "{said}", {"said": said, "under": ("config", unknown[0])})
+        return self
+
+
+class ScenarioBlock(Block):
+    """One claim of your own."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    prompt: str = ""
+    """Text to continue (run) or the only user turn (chat)."""
+    messages: Listed[Text] = ()
+    """User turns of a conversation, answered one after the other; only chat and serve can try it."""
+    oracle: str = "garbage"
+    """Registered name of the judge."""
+    expected: Any = None
+    """What the oracle compares with."""
+    language: str = ""
+    """Programming language that the answer must be in (code_syntax)."""
+    max_tokens: Whole = Field(32, ge=1, le=8192)
+    basic: Switch = False
+    """True for a prompt that any working model answers: gateway G2 asks for those."""
+    severity: Severity = Field(Severity.P1, strict=False)
+
+    @field_validator("oracle", mode="after")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        return registered_oracle(name)
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if bool(self.prompt) == bool(self.messages):
+            raise PydanticCustomError("question", "give either prompt or messages")
+        return self
+
+
+def registered_oracle(name: str) -> str:
+    """Return ``name`` if an oracle has it; else raise the error that pydantic reports with its place."""
+    try:
+        ORACLES.get(name)
+    except UsageError as error:
+        raise PydanticCustomError("oracle", "{said}", {"said": f"{error.what} ({error.fix})"}) from None
+    return name
+
+
+def meant(word: str, candidates: Any) -> str:
+    """Return " (did you mean …?)" for the closest candidate, or nothing."""
+    close = difflib.get_close_matches(word, [str(one) for one in candidates], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
