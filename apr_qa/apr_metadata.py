@@ -79,11 +79,13 @@ def normalised(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise MalformedFile(f"metadata says the same twice: {' and '.join(present)}", where=where)
         if present and present[0] != canonical:
             metadata[canonical] = metadata.pop(present[0])
-    _check_types(metadata, _TEXT_KEYS, (str,), "text", where)
-    _check_types(metadata, _COUNTS, (int,), "a count", where)
-    _check_types(metadata, _FLOATS, (int, float), "a number", where)
-    _check_types(metadata, _OBJECT_KEYS, (dict,), "an object", where)
-    _check_types(metadata, ("tied_embeddings",), (bool,), "true or false", where)
+    _check_types(metadata, _TEXT_KEYS, str, "text", where)
+    for key in (*_COUNTS, *_FLOATS):
+        if metadata.get(key) is not None and not _is_number(key, metadata[key]):
+            what = "a number" if key in _FLOATS else "a count"
+            raise MalformedFile(f"metadata key {key} is {str(metadata[key])[:80]!r}, not {what}", where=where)
+    _check_types(metadata, _OBJECT_KEYS, dict, "an object", where)
+    _check_types(metadata, ("tied_embeddings",), bool, "true or false", where)
     return metadata
 
 
@@ -126,7 +128,7 @@ def metadata_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     theta = rope.get("rope_theta") if isinstance(rope, dict) else None
     found = {"rope_theta": theta, "num_experts": config.get("num_local_experts")}
     found |= {stated: config[key] for stated, key in CONFIG_KEYS.items() if config.get(key) is not None}
-    known: dict[str, Any] = {key: value for key, value in found.items() if type(value) in (int, float)}
+    known: dict[str, Any] = {key: value for key, value in found.items() if _is_number(key, value)}
     if known.get("num_heads") and "hidden_size" in known:
         known.setdefault("num_kv_heads", known["num_heads"])
         known.setdefault("head_dim", known["hidden_size"] // known["num_heads"])
@@ -174,13 +176,14 @@ def _token_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
     return {key: value for key, value in found.items() if isinstance(value, int)}
 
 
+def _is_number(key: str, value: Any) -> bool:
+    return type(value) in ((int, float) if key in _FLOATS else (int,)) and 0 <= value < 2**63
+
+
 def _check_types(
-    metadata: Mapping[str, Any], keys: tuple[str, ...], types: tuple[type, ...], what: str, where: str
+    metadata: Mapping[str, Any], keys: tuple[str, ...], kind: type, what: str, where: str
 ) -> None:
     for key in keys:
         value = metadata.get(key)
-        if value is None:
-            continue
-        lawful = type(value) in types and (isinstance(value, (str, dict)) or 0 <= value < 2**63)
-        if not lawful:
+        if value is not None and type(value) is not kind:
             raise MalformedFile(f"metadata key {key} is {str(value)[:80]!r}, not {what}", where=where)

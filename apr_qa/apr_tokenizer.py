@@ -59,23 +59,10 @@ def read_tokenizer(metadata: Mapping[str, Any], architecture: str, where: str) -
         return EmbeddedTokenizer(metadata[HF_TOKENIZER], settings, template)
     if not (metadata.get(VOCABULARY) and metadata.get(MERGES)):
         return EmbeddedTokenizer(None, settings, template, problems=("no tokenizer is embedded",))
-    problems = []
-    pre_type = metadata.get(PRE_TYPE)
-    if pre_type is None:
-        pre_type = _FAMILY_PRE_TYPES.get(architecture, "gpt-2")
-        problems.append(f"{PRE_TYPE} is missing; text is split as by {pre_type}")
-    vocabulary = _vocabulary(metadata, str(pre_type))
-    tokenizer = tokenizer_from_gguf(vocabulary)
-    if tokenizer is None:
-        problems.append(f"{PRE_TYPE} {pre_type!r} is not known, so the tokenizer cannot be rebuilt")
-    context = metadata.get("max_position_embeddings")
-    return EmbeddedTokenizer(
-        tokenizer,
-        settings or tokenizer_config_from_gguf(vocabulary, context),
-        template,
-        generation_config_from_gguf(vocabulary),
-        tuple(problems),
-    )
+    if len(set(metadata[VOCABULARY])) != len(metadata[VOCABULARY]):
+        doubt = f"{VOCABULARY} holds a token twice, so the tokenizer cannot be rebuilt"
+        return EmbeddedTokenizer(None, settings, template, problems=(doubt,))
+    return _rebuilt(metadata, architecture, settings, template)
 
 
 def tokenizer_metadata(content: ModelContent) -> dict[str, Any]:
@@ -94,6 +81,28 @@ def tokenizer_metadata(content: ModelContent) -> dict[str, Any]:
     if content.chat_template is not None:
         keys["chat_format"] = "chatml" if "<|im_start|>" in content.chat_template else "custom"
     return {key: value for key, value in keys.items() if value is not None}
+
+
+def _rebuilt(
+    metadata: Mapping[str, Any], architecture: str, settings: dict[str, Any], template: str | None
+) -> EmbeddedTokenizer:
+    problems = []
+    pre_type = metadata.get(PRE_TYPE)
+    if pre_type is None:
+        pre_type = _FAMILY_PRE_TYPES.get(architecture, "gpt-2")
+        problems.append(f"{PRE_TYPE} is missing; text is split as by {pre_type}")
+    vocabulary = _vocabulary(metadata, str(pre_type))
+    tokenizer = tokenizer_from_gguf(vocabulary)
+    if tokenizer is None:
+        problems.append(f"{PRE_TYPE} {pre_type!r} is not known, so the tokenizer cannot be rebuilt")
+    context = metadata.get("max_position_embeddings")
+    return EmbeddedTokenizer(
+        tokenizer,
+        settings or tokenizer_config_from_gguf(vocabulary, context),
+        template,
+        generation_config_from_gguf(vocabulary),
+        tuple(problems),
+    )
 
 
 def _plain_lists(content: ModelContent) -> dict[str, Any]:
@@ -128,7 +137,8 @@ def _token_id(content: ModelContent, role: str) -> int | None:
     for source in (content.config, content.generation_config):
         stated = source.get(f"{role}_token_id")
         first = stated[0] if isinstance(stated, list) and stated else stated
-        if isinstance(first, int):
+        # Some published configs say -1 for a token that does not exist.
+        if type(first) is int and first >= 0:
             return first
     return None
 
@@ -164,8 +174,6 @@ def _check_lists(metadata: Mapping[str, Any], where: str) -> None:
         if value is not None and not (isinstance(value, list) and all(type(item) is kind for item in value)):
             raise MalformedFile(f"{key} is no list of {kind.__name__} values", where=where)
     tokens = metadata.get(VOCABULARY) or []
-    if len(set(tokens)) != len(tokens):
-        raise MalformedFile(f"{VOCABULARY} holds a token twice", where=where)
     types = metadata.get(TOKEN_TYPE)
     if types is not None and len(types) != len(tokens):
         raise MalformedFile(f"{TOKEN_TYPE} has {len(types)} items for {len(tokens)} tokens", where=where)

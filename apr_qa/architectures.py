@@ -96,6 +96,7 @@ def require(config: Mapping[str, Any]) -> Architecture:
         raise UnsupportedArchitecture(
             "the weights are quantised in a way that no GGUF type equals", fix=WAY_OUT
         )
+    _check_numbers(config)
     rope_of(config)
     return ARCHITECTURES[model_type]
 

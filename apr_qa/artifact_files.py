@@ -18,8 +18,8 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})\.(?:gguf|safetensors)$", re.IGNORECASE)
 def artifacts_at(path: Path, *, origin: str, place: str) -> list[Artifact]:
     """Return the artifacts of a file or folder, at most one a format; none if nothing looks like a model.
 
-    ``place`` says in words where this is; the name of a chosen file is put before it. The suffix decides the
-    format, the content only where there is no telling suffix: a broken .gguf is a finding, not a missing model.
+    ``place`` says in words where this is; the name of a chosen file is put before it. The suffix
+    decides the format, the content only where no suffix tells: a broken .gguf is a finding, not an absence.
     """
     if path.is_file():
         format_name = SUFFIXES.get(path.suffix.lower()) or _sniffed(path)
@@ -36,13 +36,26 @@ def artifacts_at(path: Path, *, origin: str, place: str) -> list[Artifact]:
         candidates = [name for name in names if (path / name).is_file()]
         if candidates:
             name = _preferred(candidates)
-            others = f"; {len(candidates) - 1} other {format_name} files left aside" if len(candidates) > 1 else ""
+            others = (
+                f"; {len(candidates) - 1} other {format_name} files left aside" if len(candidates) > 1 else ""
+            )
             artifacts.append(
                 Artifact(
-                    format=format_name, path=str(path / name), origin=origin, source=f"{name}, {place}{others}"
+                    format=format_name,
+                    path=str(path / name),
+                    origin=origin,
+                    source=f"{name}, {place}{others}",
                 )
             )
     return artifacts
+
+
+def expanded(path: Path) -> Path:
+    """Return ``path`` with a leading ``~`` replaced; that of an unknown user stays as it is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ MAX_CHARACTERS = 1 << 20
 """Limit of a template's source and of what it renders."""
 
 MAX_REPEATED_ITEMS = MAX_CHARACTERS
-MAX_EXPONENT = 64
+MAX_POWER_BITS = 4096
 
 
 def render(
@@ -82,8 +82,8 @@ def _compile(source: str) -> Template:
         intercepted_binops = frozenset({"*", "**"})
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**" and not (isinstance(right, int | float) and abs(right) <= MAX_EXPONENT):
-                raise SecurityError(f"an exponent of {right!r} is not allowed in a chat template")
+            if operator == "**" and _power_bits(left, right) > MAX_POWER_BITS:
+                raise SecurityError("a power of that size is not allowed in a chat template")
             if operator == "*" and _repeated_items(left, right) > MAX_REPEATED_ITEMS:
                 raise SecurityError("a repetition of that length is not allowed in a chat template")
             return super().call_binop(context, operator, left, right)
@@ -95,6 +95,13 @@ def _compile(source: str) -> Template:
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment.from_string(source)
+
+
+def _power_bits(left: Any, right: Any) -> int:
+    """Return about how many bits ``left ** right`` has where both are whole numbers, else 0."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left.bit_length() * max(0, right)
+    return 0
 
 
 def _repeated_items(left: Any, right: Any) -> int:

@@ -6,6 +6,8 @@ import os
 import threading
 from pathlib import Path
 
+from apr_qa.artifact_files import expanded
+
 PROBE_S = 5.0
 """Limit for connecting to the hub and for its answer to one small question."""
 PATIENCE_S = 8.0
@@ -34,7 +36,7 @@ def cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     hf_home = os.environ.get("HF_HOME") or f"{home}/huggingface"
     hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{hf_home}/hub"
-    return Path(os.path.expandvars(hub)).expanduser()
+    return expanded(Path(os.path.expandvars(hub)))
 
 
 def offline() -> bool:

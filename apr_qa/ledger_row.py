@@ -90,7 +90,7 @@ def _one_of(*words: str) -> Callable[[str], str | None]:
 
 
 def _model_id(value: str) -> str | None:
-    plain = value and not re.search(r"\s", value) and visible(value) == value
+    plain = value and value == value.strip() and visible(value) == value and not re.search(r"[\n\t]", value)
     return None if plain else f"{value!r} is not a model id"
 
 
@@ -148,7 +148,7 @@ def faults_of(row: Row) -> Iterator[str]:
         return
     size = size_category(row.parameters)
     if row.size_category != size:
-        yield f"size_category: {row.size_category!r}, but {row.parameters or 'unknown'} parameters are {size!r}"
+        yield f"size_category: {row.size_category!r}, but {row.parameters!r} parameters are {size!r}"
     if row.certified_tier == "none":
         yield from (
             f"{name}: holds a value, but the model was never run" for name in _RESULTS if getattr(row, name)

@@ -10,7 +10,15 @@ import difflib
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from apr_qa.errors import UsageError
@@ -76,11 +84,11 @@ class Block(BaseModel):
 class ModelBlock(Block):
     """Which model, and as what it is to be tried."""
 
-    id: str = Field("", pattern=r"^(\$\{\w+\}|[\w.-]+(/[\w.-]+)?)$")
+    id: str = Field(default="", pattern=r"^(\$\{\w+\}|[\w.-]+(/[\w.-]+)?)$")
     """The model as ``org/name``, or the name of a model that is known by its path only."""
-    hf_repo: str = Field("", pattern=r"^(\$\{\w+\}|[\w.-]+/[\w.-]+)$")
+    hf_repo: str = Field(default="", pattern=r"^(\$\{\w+\}|[\w.-]+/[\w.-]+)$")
     """Another word for ``id``; one of the two is needed."""
-    revision: str = Field("main", pattern=r"^[\w./-]{1,200}$")
+    revision: str = Field(default="main", pattern=r"^[\w./-]{1,200}$")
     """Branch, tag or commit."""
     local_path: str = ""
     """File or folder to take instead of looking the model up."""
@@ -94,12 +102,12 @@ class ModelBlock(Block):
     """Family, as in the registry; for the reader."""
     size_variant: str = ""
     """Size within the family, for example ``0.5b``; for the reader."""
-    expected_hidden_dim: Whole | None = Field(None, gt=0)
-    expected_num_layers: Whole | None = Field(None, gt=0)
-    expected_num_heads: Whole | None = Field(None, gt=0)
-    expected_num_kv_heads: Whole | None = Field(None, gt=0)
-    expected_vocab_size: Whole | None = Field(None, gt=0)
-    expected_intermediate_dim: Whole | None = Field(None, gt=0)
+    expected_hidden_dim: Whole | None = Field(default=None, gt=0)
+    expected_num_layers: Whole | None = Field(default=None, gt=0)
+    expected_num_heads: Whole | None = Field(default=None, gt=0)
+    expected_num_kv_heads: Whole | None = Field(default=None, gt=0)
+    expected_vocab_size: Whole | None = Field(default=None, gt=0)
+    expected_intermediate_dim: Whole | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
@@ -123,13 +131,13 @@ class MatrixBlock(Block):
     """Devices; one that the machine lacks is reported as inapplicable."""
     formats: Several[FormatName] | None = None
     """Formats to try; may stand under ``model`` instead."""
-    scenario_count: Whole | None = Field(None, ge=0, le=1000)
+    scenario_count: Whole | None = Field(default=None, ge=0, le=1000)
     """Claims for each cell, listed ones included; the rest is drawn. Default: the listed ones, else four."""
     prompts: Listed[Text] = ()
-    """Prompts of your own, judged as language only; for a prompt whose answer is judged, use ``scenarios``."""
-    seed: Whole = Field(42, ge=0)
+    """Prompts of your own, judged as language only; to have an answer judged, use ``scenarios``."""
+    seed: Whole = Field(default=42, ge=0)
     """Seed of the drawn claims."""
-    timeout_ms: Whole = Field(60_000, ge=1000, le=600_000)
+    timeout_ms: Whole = Field(default=60_000, ge=1000, le=600_000)
     """Time limit of one scenario, loading not included."""
 
 
@@ -155,7 +163,7 @@ class OracleBlock(Block):
 
     type: str
     """Registered name: arithmetic, code_syntax, response, garbage, …"""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the oracle; those it does not have are refused."""
 
     @field_validator("type", mode="after")
@@ -193,10 +201,10 @@ class ScenarioBlock(Block):
     """What the oracle compares with."""
     language: str = ""
     """Programming language that the answer must be in (code_syntax)."""
-    max_tokens: Whole = Field(32, ge=1, le=8192)
+    max_tokens: Whole = Field(default=32, ge=1, le=8192)
     basic: Switch = False
     """True for a prompt that any working model answers: gateway G2 asks for those."""
-    severity: Severity = Field(Severity.P1, strict=False)
+    severity: Severity = Field(default=Severity.P1, strict=False)
 
     @field_validator("oracle", mode="after")
     @classmethod

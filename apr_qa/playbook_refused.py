@@ -10,7 +10,17 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from apr_qa.playbook_fields import Block, DeviceName, FormatName, Listed, Number, QuantizationName, Switch, Text, Whole
+from apr_qa.playbook_fields import (
+    Block,
+    DeviceName,
+    FormatName,
+    Listed,
+    Number,
+    QuantizationName,
+    Switch,
+    Text,
+    Whole,
+)
 
 _SAID = "this version cannot honour it; set enabled: false or remove it"
 
@@ -39,8 +49,8 @@ class TensorDiff(RefusedBlock):
 
 class InferenceCompare(RefusedBlock):
     prompt: str = ""
-    max_tokens: Whole = Field(10, ge=1)
-    tolerance: Number = Field(1e-5, ge=0)
+    max_tokens: Whole = Field(default=10, ge=1)
+    tolerance: Number = Field(default=1e-5, ge=0)
     gates: Listed[str] = ()
 
 
@@ -52,7 +62,7 @@ class Fingerprint(RefusedBlock):
 
 class ValidateStats(RefusedBlock):
     reference: str = ""
-    tolerance: dict[str, Number] = {}
+    tolerance: dict[str, Number] = Field(default_factory=dict)
     gates: Listed[str] = ()
 
 
@@ -67,21 +77,21 @@ class DifferentialTests(Block):
 
 
 class ProfileAssertions(Block):
-    min_throughput: Number | None = Field(None, ge=0)
-    min_throughput_cpu: Number | None = Field(None, ge=0)
-    min_throughput_gpu: Number | None = Field(None, ge=0)
-    max_p99_ms: Number | None = Field(None, gt=0)
-    max_p50_ms: Number | None = Field(None, gt=0)
+    min_throughput: Number | None = Field(default=None, ge=0)
+    min_throughput_cpu: Number | None = Field(default=None, ge=0)
+    min_throughput_gpu: Number | None = Field(default=None, ge=0)
+    max_p99_ms: Number | None = Field(default=None, gt=0)
+    max_p50_ms: Number | None = Field(default=None, gt=0)
 
 
 class ProfileCi(RefusedBlock):
-    warmup: Whole = Field(3, ge=0)
-    measure: Whole = Field(10, ge=1)
+    warmup: Whole = Field(default=3, ge=0)
+    measure: Whole = Field(default=10, ge=1)
     formats: Listed[FormatName] = ()
     backends: Listed[DeviceName] = ()
     assertions: ProfileAssertions | None = None
-    min_throughput: Number | None = Field(None, ge=0)
-    max_p99_ms: Number | None = Field(None, gt=0)
+    min_throughput: Number | None = Field(default=None, ge=0)
+    max_p99_ms: Number | None = Field(default=None, gt=0)
     gates: Listed[str] = ()
 
 
@@ -98,8 +108,8 @@ class OllamaParity(RefusedBlock):
     model_tag: str = ""
     quantizations: Listed[QuantizationName] = ()
     prompts: Listed[Text] = ()
-    temperature: Number = Field(0.0, ge=0, le=2)
-    min_perf_ratio: Number = Field(0.8, ge=0)
+    temperature: Number = Field(default=0.0, ge=0, le=2)
+    min_perf_ratio: Number = Field(default=0.8, ge=0)
     gates: Listed[str] = ()
 
 
@@ -112,20 +122,20 @@ class StateMachine(RefusedBlock):
 class KernelProfile(RefusedBlock):
     family: str = ""
     kernel_ops: Listed[Text] = ()
-    prompt_count: Whole | None = Field(None, ge=0)
+    prompt_count: Whole | None = Field(default=None, ge=0)
     long_context: Switch = False
 
 
 class PropertyTests(RefusedBlock):
-    cases: Whole = Field(100, ge=1, le=10_000)
-    max_shrink_iters: Whole = Field(1000, ge=0)
+    cases: Whole = Field(default=100, ge=1, le=10_000)
+    max_shrink_iters: Whole = Field(default=1000, ge=0)
 
 
 class PropertyTest(RefusedBlock):
     name: Text
     generator: str = ""
     oracle: str = ""
-    count: Whole = Field(100, ge=1)
+    count: Whole = Field(default=100, ge=1)
 
 
 class FalsificationGate(RefusedBlock):

@@ -31,7 +31,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
-_Loader.add_implicit_resolver(_PREFIX + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _PREFIX + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
+)
 _Loader.add_implicit_resolver(_PREFIX + "null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver(_PREFIX + "int", re.compile(r"[-+]?[0-9]{1,18}\Z"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
@@ -51,7 +53,7 @@ class Document:
     """(line, text) of everything wrong with the file as YAML."""
 
     def line(self, location: Location) -> int:
-        """Return the line of the deepest known value on the way to ``location``; unknown parts are passed over."""
+        """Return the line of the deepest known value on the way to ``location``, without unknown parts."""
         known: Location = ()
         for part in location:
             if (*known, part) in self.lines:
@@ -79,7 +81,8 @@ def _composed(content: bytes, document: Document) -> yaml.Node | None:
         for event in yaml.parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                document.faults.append((event.start_mark.line + 1, f"nested deeper than {MAX_DEPTH} levels"))
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                document.faults.append((line, f"nested deeper than {MAX_DEPTH} levels"))
                 return None
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except UnicodeDecodeError as error:
@@ -120,6 +123,9 @@ class _Builder:
                 self._fault(line, f"more than {MAX_VALUES} values, or aliases without end")
             self.overflow = True
         if self.overflow:
+            return None
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (_PREFIX + "map", _PREFIX + "seq"):
+            self._fault(line, f"the tag {node.tag} is not allowed")
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from apr_qa import resources
+from apr_qa.artifact_files import expanded
 from apr_qa.errors import UsageError
 from apr_qa.vocabulary import Model
 
@@ -95,7 +96,7 @@ def _is_path(text: str) -> bool:
 
 
 def _local(text: str) -> Model:
-    path = Path(text).expanduser()
+    path = expanded(Path(text))
     try:
         exists = path.exists()
     except (OSError, ValueError):
@@ -108,8 +109,8 @@ def _local(text: str) -> Model:
 def _name_of(path: Path) -> str:
     """Return what to call a model that is known by its path only.
 
-    A snapshot of the hub cache is called by its repository; ``model.safetensors`` and the like by their folder.
-    Only the suffix of a weight file is cut off: other dots belong to the name.
+    A snapshot of the hub cache is called by its repository, ``model.safetensors`` and the like by their
+    folder. Only the suffix of a weight file is cut off: other dots belong to the name.
     """
     named, suffixed = path, _SUFFIX.sub("", path.name)
     if path.is_file() and suffixed.lower() in ("model", "ggml-model"):
@@ -128,13 +129,16 @@ def _named(text: str, known: dict[str, Model]) -> Model:
         if not _ID.fullmatch(name) or "--" in name or ".." in name:
             raise UsageError(
                 f"{name!r} is neither a model id nor a path",
-                fix=_meant(name, [m.id for m in known.values()]) + "write org/name, or the path of a file or folder",
+                fix=_meant(name, [m.id for m in known.values()])
+                + "write org/name, or the path of a file or folder",
             )
         model = Model(id=name)
     if not at:
         return model
     if not _REVISION.fullmatch(revision) or ".." in revision:
-        raise UsageError(f"{revision!r} is no revision", where=text, fix="write org/name@branch, @tag or @commit")
+        raise UsageError(
+            f"{revision!r} is no revision", where=text, fix="write org/name@branch, @tag or @commit"
+        )
     return msgspec.structs.replace(model, revision=revision)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from apr_qa import workspace
-from apr_qa.artifact_files import artifacts_at, missing_shards
+from apr_qa.artifact_files import artifacts_at, expanded, missing_shards
 from apr_qa.errors import ModelUnavailable, UsageError
 from apr_qa.hub import cache_folder, download_snapshot, offline
 from apr_qa.vocabulary import FORMATS, Artifact, Model
@@ -61,16 +61,19 @@ def _given(format_name: str, path: Path) -> Artifact:
         close = difflib.get_close_matches(format_name, FORMATS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(FORMATS)}"
         raise UsageError(f"no format is called {format_name!r}", where="--artifact", fix=hint)
-    expanded = path.expanduser()
-    if not expanded.exists():
+    chosen = expanded(path)
+    if not chosen.exists():
         raise UsageError(
-            f"the {format_name} artifact does not exist", where=str(path), fix="check the path after --artifact"
+            f"the {format_name} artifact does not exist",
+            where=str(path),
+            fix="check the path after --artifact",
         )
-    chosen = expanded
-    if expanded.is_dir() and format_name != "safetensors":
-        inside = {artifact.format: artifact for artifact in artifacts_at(expanded, origin="given", place="")}
+    if chosen.is_dir() and format_name != "safetensors":
+        inside = {artifact.format: artifact for artifact in artifacts_at(chosen, origin="given", place="")}
         if format_name not in inside:
-            raise UsageError(f"the folder holds no {format_name} file", where=str(path), fix="name the file itself")
+            raise UsageError(
+                f"the folder holds no {format_name} file", where=str(path), fix="name the file itself"
+            )
         chosen = Path(inside[format_name].path)
     return Artifact(
         format=format_name, path=str(chosen), origin="given", source=f"{chosen.name}, given by the user"
@@ -78,7 +81,7 @@ def _given(format_name: str, path: Path) -> Artifact:
 
 
 def _at_path(model: Model, tried: Tried) -> list[Artifact]:
-    path = Path(model.path).expanduser()
+    path = expanded(Path(model.path))
     artifacts = artifacts_at(path, origin="given", place="given by the user")
     if not artifacts:
         state = "holds no safetensors, gguf or apr file" if path.exists() else "does not exist"
@@ -181,7 +184,9 @@ def _downloads() -> Path:
 
 def _cure(model: Model) -> str:
     if model.path:
-        return "check the path; a model folder holds model.safetensors and config.json, or a .gguf or .apr file"
+        return (
+            "check the path; a model folder holds model.safetensors and config.json, or a .gguf or .apr file"
+        )
     cure = f"get it with `hf download {model.id}`, "
     if model.revision != "main":
         cure = f"get it with `hf download {model.id} --revision {model.revision}`, "

@@ -36,7 +36,7 @@ def find(relative: str) -> Path:
 
 
 def listing(relative_dir: str, suffix: str) -> list[Path]:
-    """Return the files of a folder whose name ends in ``suffix``, by name, each from the first place that has it.
+    """Return the files of a folder that end in ``suffix``, by name, each from the first place that has it.
 
     Raises UsageError if no place has the folder; a folder without such files gives an empty list.
     """

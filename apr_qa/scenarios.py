@@ -16,8 +16,8 @@ import msgspec
 from apr_qa import workspace
 from apr_qa.errors import PlaybookError
 from apr_qa.oracles import ORACLES
-from apr_qa.playbook import Playbook
 from apr_qa.playbook_fields import ScenarioBlock
+from apr_qa.playbook_model import Playbook
 from apr_qa.vocabulary import Claim, Scenario, Target, Tier, digest
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ GATE_OF = {
 """Oracle -> gate under which its verdicts are filed; others are about the response."""
 
 BLOCK = 100
-"""Claims drawn at a time. The draws of one seed are not a prefix of more draws, so every block has its own."""
+"""Claims drawn at a time: few draws of a seed are no prefix of many, so every block has a seed of its own."""
 BARREN_BLOCKS = 3
 """Blocks without anything new after which an oracle has no more to ask."""
 
@@ -48,10 +48,14 @@ def basic_claims() -> tuple[Claim, ...]:
     """
     return (
         _claim("arithmetic", "What is 2 + 2? The answer is", basic=True),
-        _claim("response", "What is the capital of France? The answer is", {"contains": ["Paris"]}, basic=True),
+        _claim(
+            "response", "What is the capital of France? The answer is", {"contains": ["Paris"]}, basic=True
+        ),
         _claim("code_syntax", "def add(a, b):\n    return", basic=True, params={"languages": ["python"]}),
         _claim("response", "The opposite of hot is", {"contains": ["cold"]}, basic=True),
-        _claim("response", ("The secret word is banana.", "What is the secret word?"), {"contains": ["banana"]}),
+        _claim(
+            "response", ("The secret word is banana.", "What is the secret word?"), {"contains": ["banana"]}
+        ),
     )
 
 
@@ -64,8 +68,9 @@ def claims(playbook: Playbook, tier: Tier) -> tuple[Claim, ...]:
     wanted = 0 if tier is Tier.DIM_SMOKE else playbook.scenario_count
     found = list(islice(_distinct(_all(playbook)), wanted))
     if len(found) < wanted:
+        said = f"test_matrix.scenario_count: only {len(found)} different claims can be made"
         raise PlaybookError(
-            [f"{playbook.source}: test_matrix.scenario_count: only {len(found)} different claims can be made"],
+            [f"{playbook.source}: {said}"],
             where=playbook.source,
             fix="lower scenario_count or name more oracles",
         )
@@ -130,7 +135,10 @@ def _all(playbook: Playbook) -> Iterator[Claim]:
     yield from (configured(claim) for claim in basic_claims())
     names = list(settings) or list(GATE_OF)
     seed = playbook.test_matrix.seed
-    yield from (configured(claim) for claim in _in_turn([_drawn(name, seed, settings.get(name, {})) for name in names]))
+    yield from (
+        configured(claim)
+        for claim in _in_turn([_drawn(name, seed, settings.get(name, {})) for name in names])
+    )
 
 
 def _listed(block: ScenarioBlock) -> Claim:

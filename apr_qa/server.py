@@ -20,7 +20,7 @@ from apr_qa import server_requests as asked
 from apr_qa.backends import Request, Session
 from apr_qa.errors import AprQaError, EngineMissing, EnvironmentFault, InferenceFailed
 from apr_qa.server_answers import Shape, event
-from apr_qa.server_requests import RequestRefused
+from apr_qa.server_requests import RequestError
 from apr_qa.vocabulary import Response
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class _Service:
                 Route("/v1/completions", self.completions, methods=["POST"]),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
             ],
-            exception_handlers={RequestRefused: _refused, HTTPException: _not_routed},
+            exception_handlers={RequestError: _refused, HTTPException: _not_routed},
         )
 
     async def health(self, http: HttpRequest) -> HttpResponse:
@@ -157,7 +157,7 @@ class _Service:
         limits = asked.wanted(content, self.model_id)
         requests = [_request(prompt, limits) for prompt in asked.prompts(content)]
         if limits.stream and len(requests) > 1:
-            raise RequestRefused(400, "stream takes one prompt", "prompt")
+            raise RequestError(400, "stream takes one prompt", "prompt")
         return await self._answer(requests, Shape("text_completion", "cmpl", self.model_id), limits.stream)
 
     async def chat(self, http: HttpRequest) -> HttpResponse:
@@ -167,7 +167,7 @@ class _Service:
         try:
             text = await self._locked(lambda: self.session.render_chat(messages))
         except InferenceFailed as error:
-            raise RequestRefused(400, error.what, "messages") from error
+            raise RequestError(400, error.what, "messages") from error
         shape = Shape("chat.completion", "chatcmpl", self.model_id)
         return await self._answer([_request(text, limits, templated=True)], shape, limits.stream)
 
@@ -180,7 +180,7 @@ class _Service:
                 return StreamingResponse(self._events(requests[0], shape), media_type="text/event-stream")
             responses = await self._locked(lambda: self._generate(requests))
         except AprQaError as error:
-            raise RequestRefused(500, error.what) from error
+            raise RequestError(500, error.what) from error
         return _json(shape.whole(responses))
 
     async def _locked(self, work: Callable[[], Any]) -> Any:
@@ -194,20 +194,20 @@ class _Service:
         for request in requests:
             tokens = self._count_tokens(request)
             if tokens == 0:
-                raise RequestRefused(400, "the prompt has no tokens", "prompt")
+                raise RequestError(400, "the prompt has no tokens", "prompt")
             if 0 < self.session.context_size < tokens + request.max_tokens:
                 message = (
                     f"{tokens} prompt tokens and max_tokens {request.max_tokens} exceed the context of "
                     f"{self.session.context_size}"
                 )
-                raise RequestRefused(400, message, "max_tokens", "context_length_exceeded")
+                raise RequestError(400, message, "max_tokens", "context_length_exceeded")
 
     def _count_tokens(self, request: Request) -> int:
         raw = not request.templated
         try:
             return len(self.session.tokenize(request.prompt, add_special=raw, parse_special=not raw))
         except InferenceFailed as error:
-            raise RequestRefused(400, error.what, "prompt") from error
+            raise RequestError(400, error.what, "prompt") from error
 
     def _generate(self, requests: list[Request]) -> list[Response]:
         """Answer in one batch; a single request token by token, so that a stopping server need not wait."""
@@ -219,7 +219,7 @@ class _Service:
             if response is not None:
                 return [response]
             if self.stopping.is_set():
-                raise RequestRefused(503, "the server is stopping")
+                raise RequestError(503, "the server is stopping")
 
     async def _events(self, request: Request, shape: Shape) -> AsyncIterator[str]:
         from starlette.concurrency import run_in_threadpool
@@ -236,7 +236,7 @@ class _Service:
                         if piece:
                             yield event(shape.chunk(piece))
                 except AprQaError as error:
-                    yield event(RequestRefused(500, error.what).content)
+                    yield event(RequestError(500, error.what).content)
 
 
 def _request(prompt: str, limits: asked.Wanted, *, templated: bool = False) -> Request:
@@ -267,7 +267,7 @@ async def _body(http: HttpRequest) -> bytes:
     async for chunk in http.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise RequestRefused(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            raise RequestError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
@@ -278,13 +278,13 @@ def _json(content: dict[str, Any], status: int = 200) -> HttpResponse:
 
 
 async def _refused(http: HttpRequest, error: Exception) -> HttpResponse:
-    refusal = error if isinstance(error, RequestRefused) else RequestRefused(500, str(error))
+    refusal = error if isinstance(error, RequestError) else RequestError(500, str(error))
     return _json(refusal.content, refusal.status)
 
 
 async def _not_routed(http: HttpRequest, error: Exception) -> HttpResponse:
     status = getattr(error, "status_code", 500)
     return _json(
-        RequestRefused(status, f"{http.method} {http.url.path}: {getattr(error, 'detail', error)}").content,
+        RequestError(status, f"{http.method} {http.url.path}: {getattr(error, 'detail', error)}").content,
         status,
     )

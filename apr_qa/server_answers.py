@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from apr_qa.server_requests import RequestRefused
+from apr_qa.server_requests import RequestError
 from apr_qa.vocabulary import Response
 
 
@@ -21,10 +21,10 @@ class Shape:
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_id}
 
     def whole(self, responses: Sequence[Response]) -> dict[str, Any]:
-        """Return the plain answer; raises RequestRefused if a request of the batch could not run."""
+        """Return the plain answer; raises RequestError if a request of the batch could not run."""
         failed = [str(response.facts["error"]) for response in responses if response.finish_reason == "error"]
         if failed:
-            raise RequestRefused(400, failed[0])
+            raise RequestError(400, failed[0])
         choices = [
             {"index": i, **self._text(response.text or ""), "finish_reason": response.finish_reason}
             for i, response in enumerate(responses)

@@ -17,7 +17,7 @@ MAX_PROMPTS = 256
 MAX_STOPS = 16
 
 
-class RequestRefused(Exception):  # noqa: N818 - named for what happened, as all refusals of the project
+class RequestError(Exception):
     """A request that the server does not answer; ``content`` is the OpenAI error object it gets."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
@@ -41,25 +41,25 @@ class Wanted:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that ``body`` is; raises RequestRefused."""
+    """Return the JSON object that ``body`` is; raises RequestError."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RequestRefused(400, f"the body is no JSON: {error}") from error
+        raise RequestError(400, f"the body is no JSON: {error}") from error
     if not isinstance(content, dict):
-        raise RequestRefused(400, "the body is no JSON object")
+        raise RequestError(400, "the body is no JSON object")
     return content
 
 
 def wanted(content: dict[str, Any], model_id: str) -> Wanted:
-    """Return the checked common fields; raises RequestRefused (404 for a model that is not served)."""
+    """Return the checked common fields; raises RequestError (404 for a model that is not served)."""
     model = content.get("model", model_id)
     if not isinstance(model, str):
-        raise RequestRefused(400, "model must be a string", "model")
+        raise RequestError(400, "model must be a string", "model")
     if model != model_id:
-        raise RequestRefused(404, f"the model {model!r} is not served here", "model", "model_not_found")
+        raise RequestError(404, f"the model {model!r} is not served here", "model", "model_not_found")
     if content.get("n") not in (None, 1):
-        raise RequestRefused(400, "n must be 1", "n")
+        raise RequestError(400, "n must be 1", "n")
     return Wanted(
         max_tokens=_integer(content, _limit_name(content), DEFAULT_MAX_TOKENS, 1, 1 << 20),
         temperature=_number(content, "temperature", 0.0, 2.0, 1.0),
@@ -72,41 +72,41 @@ def wanted(content: dict[str, Any], model_id: str) -> Wanted:
 
 
 def prompts(content: dict[str, Any]) -> list[str]:
-    """Return the prompts of a completion; raises RequestRefused."""
+    """Return the prompts of a completion; raises RequestError."""
     if _flag(content, "echo"):
-        raise RequestRefused(400, "echo is not supported", "echo")
+        raise RequestError(400, "echo is not supported", "echo")
     prompt = content.get("prompt")
     if prompt is None:
-        raise RequestRefused(400, "prompt is missing", "prompt")
+        raise RequestError(400, "prompt is missing", "prompt")
     found = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
-        raise RequestRefused(400, "prompt must be a string or a list of strings", "prompt")
+        raise RequestError(400, "prompt must be a string or a list of strings", "prompt")
     if len(found) > MAX_PROMPTS:
-        raise RequestRefused(400, f"prompt holds more than {MAX_PROMPTS} texts", "prompt")
+        raise RequestError(400, f"prompt holds more than {MAX_PROMPTS} texts", "prompt")
     return found
 
 
 def messages(content: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the messages of a chat completion, contents as text; raises RequestRefused."""
+    """Return the messages of a chat completion, contents as text; raises RequestError."""
     found = content.get("messages")
     if not isinstance(found, list) or not found:
-        raise RequestRefused(400, "messages must be a list that is not empty", "messages")
+        raise RequestError(400, "messages must be a list that is not empty", "messages")
     return [_message(message, f"messages[{i}]") for i, message in enumerate(found)]
 
 
 def _message(message: Any, where: str) -> dict[str, str]:
     if not isinstance(message, dict):
-        raise RequestRefused(400, f"{where} must be an object", where)
+        raise RequestError(400, f"{where} must be an object", where)
     role = message.get("role")
     if not isinstance(role, str):
-        raise RequestRefused(400, f"{where}.role must be a string", f"{where}.role")
+        raise RequestError(400, f"{where}.role must be a string", f"{where}.role")
     text = message.get("content")
     if isinstance(text, list):  # content parts; only text can be answered
         parts = [part.get("text") if isinstance(part, dict) else None for part in text]
         if all(isinstance(part, str) for part in parts):
             text = "".join(str(part) for part in parts)
     if not isinstance(text, str):
-        raise RequestRefused(400, f"{where}.content must be text", f"{where}.content")
+        raise RequestError(400, f"{where}.content must be text", f"{where}.content")
     return {"role": role, "content": text}
 
 
@@ -119,7 +119,7 @@ def _integer(content: dict[str, Any], name: str, default: int, least: int, most:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise RequestRefused(400, f"{name} must be an integer from {least} to {most}", name)
+        raise RequestError(400, f"{name} must be an integer from {least} to {most}", name)
     return value
 
 
@@ -128,9 +128,9 @@ def _number(content: dict[str, Any], name: str, least: float, most: float, defau
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestRefused(400, f"{name} must be a number", name)
+        raise RequestError(400, f"{name} must be a number", name)
     if not (math.isfinite(value) and least <= value <= most):
-        raise RequestRefused(400, f"{name} must be from {least} to {most}", name)
+        raise RequestError(400, f"{name} must be from {least} to {most}", name)
     return float(value)
 
 
@@ -139,7 +139,7 @@ def _flag(content: dict[str, Any], name: str) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise RequestRefused(400, f"{name} must be true or false", name)
+        raise RequestError(400, f"{name} must be true or false", name)
     return value
 
 
@@ -149,7 +149,7 @@ def _stops(content: dict[str, Any]) -> tuple[str, ...]:
         return ()
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(text, str) and text for text in found):
-        raise RequestRefused(400, "stop must be a string or a list of strings, none of them empty", "stop")
+        raise RequestError(400, "stop must be a string or a list of strings, none of them empty", "stop")
     if len(found) > MAX_STOPS:
-        raise RequestRefused(400, f"stop holds more than {MAX_STOPS} texts", "stop")
+        raise RequestError(400, f"stop holds more than {MAX_STOPS} texts", "stop")
     return tuple(found)

@@ -99,12 +99,12 @@ class Page:
             self.events.append(message)
 
     def open(self, url: str) -> None:
-        """Load ``url`` and wait until it is complete."""
-        self.call("Page.navigate", url="about:blank")
-        self.events.clear()
-        self.call("Page.navigate", url=url)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self.events.append(json.loads(self.socket.recv()))
+        """Load ``url`` afresh, even where it is the page that is open, and wait until it is complete."""
+        for address in ("about:blank", url):
+            self.events.clear()
+            self.call("Page.navigate", url=address)
+            while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+                self.events.append(json.loads(self.socket.recv()))
 
     def evaluate(self, expression: str) -> Any:
         """Return the JSON value of a JavaScript expression, promises awaited."""

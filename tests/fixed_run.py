@@ -111,7 +111,7 @@ def _cases() -> list[Case]:
             f"{gg} run",
             "generate",
             no,
-            f"echoes {HOSTILE}",
+            "echoes " + HOSTILE.replace("\ud800", ""),
             {"prompt": HOSTILE},
             _response(HOSTILE, 90.1, 0.01),
         ),
@@ -269,13 +269,17 @@ def _finding(entry: Evidence) -> dict[str, Any]:
         "gate_id": entry.gate_id,
         "severity": entry.severity.value,
         "outcome": entry.outcome.value,
-        "target": entry.scenario.target.cell,
+        "target": f"{entry.scenario.target.cell} {entry.scenario.target.quantization}",
         "reason": entry.reason,
         "evidence": entry.id,
     }
 
 
 def _certificate(evidence: tuple[Evidence, ...], header: EvidenceHeader) -> dict[str, Any]:
+    doubts = sorted(
+        (item for item in evidence if item.outcome.counted and item.outcome is not Outcome.CORROBORATED),
+        key=lambda item: (item.severity, not item.outcome.failed, item.gate_id, item.id),
+    )
     rates = {"quality": (0.8, 5), "performance": (1.0, 2), "stability": (0.4, 5), "compatibility": (1.0, 1)}
     return {
         "model_id": MODEL,
@@ -303,9 +307,9 @@ def _certificate(evidence: tuple[Evidence, ...], header: EvidenceHeader) -> dict
         "categories": {
             **{name: {"rate": rate, "n": n} for name, (rate, n) in rates.items()},
             "edge": {"rate": 0.5, "n": 2},
-            "regression": None,
+            "regression": {"rate": None, "n": 0},
         },
-        "coverage": {"covered": 7, "planned": 18, "text": "7/18"},
+        "coverage": {"covered": 7, "planned": 18, "text": "7/18 cells"},
         "failure_rate_upper_95": 0.508,
         "ground_truth": "derived from gguf",
         "artifacts": [
@@ -326,7 +330,8 @@ def _certificate(evidence: tuple[Evidence, ...], header: EvidenceHeader) -> dict
             "safetensors_cpu": 57.1,
             "safetensors_gpu": None,
         },
-        "findings": [_finding(entry) for entry in evidence if entry.outcome.failed],
+        "findings": [_finding(entry) for entry in doubts],
+        "findings_total": len(doubts),
         "apr_qa": "0.1.0",
         "playbook": {"name": header.playbook, "sha256": header.playbook_sha256},
         "evidence_sha256": "ef" * 32,

@@ -96,7 +96,7 @@ def content_of(model: OpenModel, dtype: str, **replaced: Any) -> ModelContent:
         "tokenizer_config": model.tokenizer_config,
         "generation_config": model.generation_config,
         "chat_template": model.chat_template,
-        "lineage": {"source_sha256": "00", "tool": "apr-qa"},
+        "lineage": {"source_sha256": "00", "source_format": "safetensors"},
     }
     return ModelContent(**(fields | replaced))
 
@@ -214,7 +214,6 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "text for an object": (build({"hf_config": "llama"}, [W]), "not an object"),
     "text for a flag": (build({"tied_embeddings": "yes"}, [W]), "not true or false"),
     "vocabulary of numbers": (build({"tokenizer.vocabulary": [1]}, [W]), "tokenizer.vocabulary"),
-    "vocabulary twice": (build({"tokenizer.vocabulary": ["a", "a"]}, [W]), "a token twice"),
     "token types": (
         build({"tokenizer.vocabulary": ["a"], "tokenizer.token_type": [1, 1]}, [W]),
         "2 items for 1",
@@ -588,6 +587,9 @@ def test_a_missing_splitting_rule_is_recorded_and_an_unknown_one_gives_no_tokeni
     lists = {"tokenizer.vocabulary": ["a", "b", "ab"], "tokenizer.merges": ["a b"]}
     model = opened(tmp_path / "m.apr", build(lists, [W]))
     assert model.tokenizer is not None and "pre_type is missing" in model.metadata["problems"][0]
+    twice = {"tokenizer.vocabulary": ["a", "b", "ab", "a"]}
+    model = opened(tmp_path / "m.apr", build(lists | twice, [W]))
+    assert model.tokenizer is None and "holds a token twice" in model.metadata["problems"][0]
     model = opened(tmp_path / "m.apr", build(lists | {"tokenizer.pre_type": "martian"}, [W]))
     assert model.tokenizer is None and "'martian' is not known" in model.metadata["problems"][0]
 
@@ -614,7 +616,8 @@ def test_a_model_written_and_read_is_the_same_model(
     assert (model.tokenizer, model.tokenizer_config) == (source.tokenizer, source.tokenizer_config)
     assert model.generation_config == source.generation_config
     assert model.chat_template == source.chat_template
-    assert model.metadata["lineage"] == {"source_sha256": "00", "tool": "apr-qa"}
+    assert model.metadata["lineage"] == {"source_sha256": "00", "source_format": "safetensors"}
+    assert model.metadata["original_format"] == "safetensors"
     assert "problems" not in model.metadata
     assert model.metadata["tied_embeddings"] is ("lm_head.weight" not in source.tensors)
     assert model.metadata["param_count"] == sum(source.read(name).size for name in source.tensors)
@@ -714,6 +717,24 @@ def test_a_tokenizer_of_another_kind_is_embedded_whole_and_as_pieces_with_scores
         "tokenizer.model_type": "Unigram",
         "tokenizer.eos_token_id": 3,
     }
+
+
+def test_numbers_that_a_config_should_not_hold_do_not_spoil_the_file(tmp_path: Path) -> None:
+    source = FORMATS.get("safetensors").open(make_llama(tmp_path / "source"))
+    config = {
+        "pad_token_id": -1,
+        "hidden_size": 64.0,
+        "num_experts": -1,
+        "vocab_size": 2**70,
+        "architectures": {},
+    }
+    content = content_of(source, "f32", config=config, generation_config={})
+    FORMAT.write(tmp_path / "m.apr", content)
+    model = FORMAT.open(tmp_path / "m.apr")
+    assert not {"hidden_size", "num_experts", "vocab_size", "hf_architecture"} & model.metadata.keys()
+    assert (
+        model.config == config | {"dtype": "float32"} and "tokenizer.padding_token_id" not in model.metadata
+    )
 
 
 def test_an_unknown_tensor_name_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "not found"})
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -69,7 +70,14 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("APR_QA_CACHE", str(tmp_path / "ours"))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(hub, "_silent", [])
 
@@ -104,7 +112,9 @@ def test_what_was_downloaded_is_not_asked_for_again(requests: list[str]) -> None
     assert artifact.source == "apr-qa downloads, revision main (0123456)"
 
 
-@pytest.mark.parametrize(("model_id", "said"), [("org/gated", "hf auth login"), ("org/absent", "no such repository")])
+@pytest.mark.parametrize(
+    ("model_id", "said"), [("org/gated", "hf auth login"), ("org/absent", "no such repository")]
+)
 def test_a_refusal_of_the_hub_is_told_and_concerns_that_model_only(
     requests: list[str], model_id: str, said: str
 ) -> None:
@@ -155,6 +165,6 @@ def test_a_name_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     release = threading.Event()
     monkeypatch.setattr(hub, "_ask", lambda *_: release.wait(30))
     monkeypatch.setattr(hub, "PATIENCE_S", 0.05)
-    with pytest.raises(ModelUnavailable, match="no answer within 0.05 s"):
+    with pytest.raises(ModelUnavailable, match=r"no answer within 0\.05 s"):
         resolve(MODEL, {})
     release.set()

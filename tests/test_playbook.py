@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from apr_qa import playbook
 from apr_qa.errors import PlaybookError, UsageError
+from apr_qa.playbook_model import BUDGET_S
 from apr_qa.vocabulary import Model, Tier
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +137,7 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_budget_is_that_of_the_tier_unless_the_file_says_one(tmp_path: Path) -> None:
-    for tier, budget in playbook.BUDGET_S.items():
+    for tier, budget in BUDGET_S.items():
         assert load(tmp_path, README_EXAMPLE + f"tier: {tier}\n").budget_s == budget
     assert load(tmp_path, README_EXAMPLE + "tier: mvp\nbudget_s: 5\n").budget_s == 5
 
@@ -216,9 +217,18 @@ def test_what_cannot_be_honoured_is_refused_by_name_and_line(tmp_path: Path, blo
         ("model: {id: a/b}\nbudget_s: soon\n", "2: budget_s: should be a valid number, not 'soon'"),
         ("model: {id: a/b}\nbudget_s: -1\n", "2: budget_s: should be greater than or equal to 0, not -1"),
         ("model: {id: a/b}\ntier: huge\n", "2: tier: 'huge' is not one of"),
-        ("model: {id: a/b}\ngates:\n  g4_output_quality: no\n", "3: gates.g4_output_quality: a gateway cannot"),
-        ("model: {id: a/b}\ntest_matrix: {scenario_count: 1.5}\n", "2: test_matrix.scenario_count: should be"),
-        ("model: {id: a/b}\ntest_matrix: {scenario_count: 1001}\n", "2: test_matrix.scenario_count: should be"),
+        (
+            "model: {id: a/b}\ngates:\n  g4_output_quality: no\n",
+            "3: gates.g4_output_quality: a gateway cannot",
+        ),
+        (
+            "model: {id: a/b}\ntest_matrix: {scenario_count: 1.5}\n",
+            "2: test_matrix.scenario_count: should be",
+        ),
+        (
+            "model: {id: a/b}\ntest_matrix: {scenario_count: 1001}\n",
+            "2: test_matrix.scenario_count: should be",
+        ),
         (
             "model: {id: a/b, formats: [gguf]}\ntest_matrix:\n  formats: [apr]\n",
             "3: test_matrix.formats: differs from model.formats",
@@ -285,12 +295,19 @@ def test_every_tier_has_a_template_that_says_what_it_is_for(tier: Tier) -> None:
     first, second, *_ = Path(book.source).read_text().splitlines()
     assert first == "# yaml-language-server: $schema=../../schemas/playbook.schema.json"
     assert second.startswith("# ") and second.endswith(".")
-    assert book.budget_s == playbook.BUDGET_S[tier]
+    assert book.budget_s == BUDGET_S[tier]
 
 
 @pytest.mark.parametrize(
     ("tier", "cells", "count"),
-    [("dim-smoke", 0, 0), ("smoke", 1, 3), ("mvp", 18, 4), ("quick", 18, 10), ("standard", 18, 25), ("deep", 18, 100)],
+    [
+        ("dim-smoke", 0, 0),
+        ("smoke", 1, 3),
+        ("mvp", 18, 4),
+        ("quick", 18, 10),
+        ("standard", 18, 25),
+        ("deep", 18, 100),
+    ],
 )
 def test_the_templates_span_the_cells_and_scenarios_of_their_tier(tier: str, cells: int, count: int) -> None:
     book = playbook.template(Tier(tier), MODEL)
@@ -308,7 +325,9 @@ def test_a_template_works_for_a_model_that_is_only_a_path() -> None:
     assert playbook.template(Tier.MVP, Model(id="my-merge", path="./my-merge")).subject.id == "my-merge"
 
 
-def test_a_playbook_of_the_model_goes_before_the_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_playbook_of_the_model_goes_before_the_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert playbook.for_model(MODEL, Tier.MVP).name == "mvp"
     own = tmp_path / "playbooks" / "models" / "Qwen--Qwen3-0.6B.mvp.yaml"
@@ -329,14 +348,20 @@ def test_fresh_the_schema_file_is_the_one_that_the_code_describes() -> None:
     assert stored == playbook.schema()
 
 
-def test_the_schema_is_valid_accepts_the_templates_and_refuses_what_the_loader_refuses(tmp_path: Path) -> None:
+def test_the_schema_is_valid_accepts_the_templates_and_refuses_what_the_loader_refuses(
+    tmp_path: Path,
+) -> None:
     described = playbook.schema()
     jsonschema.Draft202012Validator.check_schema(described)
     judge = jsonschema.Draft202012Validator(described)
     for path in sorted((ROOT / "playbooks" / "templates").glob("*.yaml")):
         assert list(judge.iter_errors(yaml.safe_load(path.read_text()))) == [], path
     assert judge.is_valid(yaml.safe_load(README_EXAMPLE))
-    for wrong in ("modle: 1\nmodel: {id: a/b}", "model: {id: a/b, formats: [x]}", "model: {id: a/b, formats: []}"):
+    for wrong in (
+        "modle: 1\nmodel: {id: a/b}",
+        "model: {id: a/b, formats: [x]}",
+        "model: {id: a/b, formats: []}",
+    ):
         assert not judge.is_valid(yaml.safe_load(wrong)), wrong
         assert faults(tmp_path, wrong)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from apr_qa import registry
 from apr_qa.errors import UsageError
+from apr_qa.vocabulary import Model
 
 TABLE = """model_id,family,parameters,notes
 openai-community/gpt2,gpt2,124M,
@@ -28,7 +29,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def ids(found: list[registry.Model]) -> list[str]:
+def ids(found: list[Model]) -> list[str]:
     return [model.id for model in found]
 
 

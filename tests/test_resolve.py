@@ -73,7 +73,9 @@ def test_a_damaged_file_still_resolves_by_its_suffix(tmp_path: Path, name: str) 
     assert formats(artifacts) == [name.lower().rsplit(".", 1)[1]]
 
 
-def test_a_folder_of_shards_without_the_shards_resolves_so_that_the_damage_is_reported(tmp_path: Path) -> None:
+def test_a_folder_of_shards_without_the_shards_resolves_so_that_the_damage_is_reported(
+    tmp_path: Path,
+) -> None:
     put(tmp_path / "m", "model.safetensors.index.json")
     assert formats(resolve(Model(id="m", path=str(tmp_path / "m")), {})) == ["safetensors"]
 
@@ -282,7 +284,9 @@ def test_any_revision_text_gives_a_folder_inside_the_snapshots_or_none(tmp_path:
 # ---- the installed package, and nowhere
 
 
-@pytest.mark.parametrize("spelling", ["HuggingFaceTB/SmolLM2-135M-Instruct", "huggingfacetb/smollm2-135m-instruct"])
+@pytest.mark.parametrize(
+    "spelling", ["HuggingFaceTB/SmolLM2-135M-Instruct", "huggingfacetb/smollm2-135m-instruct"]
+)
 def test_the_installed_package_provides_its_model_without_being_imported(spelling: str) -> None:
     import sys
 

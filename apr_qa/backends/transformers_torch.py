@@ -209,4 +209,16 @@ class TransformersTorch:
         return TorchSession(model, tokenizer, template or opened.chat_template)
 
 
+def _ids(declared: Any) -> list[int]:
+    if declared is None:
+        return []
+    return [int(token) for token in (declared if isinstance(declared, list | tuple) else [declared])]
+
+
+def _array(tensor: Any) -> npt.NDArray[np.float32]:
+    import numpy as np
+
+    return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
+
+
 BACKENDS.register("transformers_torch")(TransformersTorch())

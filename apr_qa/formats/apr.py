@@ -191,6 +191,8 @@ def _metadata(name: str, content: ModelContent) -> dict[str, Any]:
         values[HF_GENERATION_CONFIG] = content.generation_config
     if content.lineage:
         values["lineage"] = dict(content.lineage)
+    if "source_format" in content.lineage:
+        values["original_format"] = content.lineage["source_format"]
     return in_writing_order(values)
 
 

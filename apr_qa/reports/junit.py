@@ -31,9 +31,8 @@ class JUnit:
 
     def render(self, run: Run) -> str:
         """Return the document; suites are built and written one by one."""
-        outcomes = [entry.outcome.value for entry in run.evidence] + [
-            outcome for _, outcome, _ in _gateways(run)
-        ]
+        outcomes = [entry.outcome.value for entry in run.evidence]
+        outcomes += [outcome for _, outcome, _ in _gateways(run)]
         counts = Counter(_element(outcome) for outcome in outcomes)
         totals = {
             "name": f"apr-qa {run.header.model.id}",
@@ -76,9 +75,9 @@ def _xml(run: Run, name: str, cases: list[TestCase]) -> str:
 
 def _gateways(run: Run) -> list[tuple[str, str, str]]:
     """Return (id, outcome, reason) of each gateway: without them a run with an unproven one looks green."""
-    return [
-        (item["id"], word(item["outcome"]), item["reason"]) for item in run.certificate.get("gateways") or ()
-    ]
+    gateways = run.certificate.get("gateways") or ()
+    told = [(item["id"], word(item["outcome"]), item["reason"]) for item in gateways]
+    return told if told or run.evidence else [("evidence", word(None), "there is none")]
 
 
 def _gateway_cases(run: Run) -> list[TestCase]:
