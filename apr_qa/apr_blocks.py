@@ -141,8 +141,9 @@ def _q4_chunks(array: Any) -> Iterator[npt.NDArray[np.uint8]]:
     for start in range(0, flat.size, CHUNK_ELEMENTS):
         chunk = flat[start : start + CHUNK_ELEMENTS]
         blocks = np.pad(chunk, (0, -chunk.size % 32)).reshape(-1, 32)
-        peak = np.abs(blocks).max(axis=1, keepdims=True)
-        scales = np.where(peak > 0, peak / 7, 1.0).astype(np.float32)
+        scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(7)
+        # Also for a peak so small that its seventh is no float32 any more.
+        scales[scales == 0] = 1.0
         codes = (np.clip(_rounded(blocks / scales), -8, 7) + 8).astype(np.uint8)
         with np.errstate(over="ignore"):
             halves = scales.astype("<f2").view(np.uint8)
@@ -156,7 +157,7 @@ def _q8_chunks(array: Any) -> Iterator[npt.NDArray[Any]]:
     if flat.size == 0:
         return
     peak = max(float(flat.max()), -float(flat.min()))
-    scale = np.float32(peak / 127 if peak > 0 else 1.0)
+    scale = np.float32(peak / 127) or np.float32(1.0)
     yield np.array([scale], "<f4")
     for start in range(0, flat.size, CHUNK_ELEMENTS):
         with np.errstate(all="ignore"):

@@ -89,13 +89,12 @@ def require(config: Mapping[str, Any]) -> Architecture:
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UnsupportedArchitecture(f"architecture {model_type!r} is not among {known}", fix=WAY_OUT)
-    for key, lawful in (("hidden_act", ("silu", None)), ("use_sliding_window", (False, None))):
-        if config.get(key) not in lawful:
+    uneven = [key for key in _KEYS if isinstance(config.get(key), list)]
+    lawful: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", None), "use_sliding_window": (False, None)}
+    lawful |= {"quantization_config": (None,), **dict.fromkeys(uneven, ())}
+    for key, values in lawful.items():
+        if config.get(key) not in values:
             raise UnsupportedArchitecture(f"{key} = {config[key]!r} does not convert", fix=WAY_OUT)
-    if "quantization_config" in config:
-        raise UnsupportedArchitecture(
-            "the weights are quantised in a way that no GGUF type equals", fix=WAY_OUT
-        )
     _check_numbers(config)
     rope_of(config)
     return ARCHITECTURES[model_type]

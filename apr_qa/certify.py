@@ -9,34 +9,26 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from apr_qa import __version__, evidence, judge, ledger, plan, resources, runner, workspace
 from apr_qa import certificate as certificates
-from apr_qa.backends import BACKENDS
+from apr_qa import evidence, judge, ledger, plan, resources, runner
 from apr_qa.errors import EnvironmentFault
 from apr_qa.gates import GATES
 from apr_qa.mqs import Score, score
 from apr_qa.playbook import Playbook
+from apr_qa.preparation import Prepared, Settings, Watcher, prepare, prepare_endpoint
 from apr_qa.reports import REPORTS, GateInfo, Run
-from apr_qa.resolve import resolve
-from apr_qa.scenarios import claims, for_modality
 from apr_qa.vocabulary import (
-    Artifact,
-    Claim,
     Evidence,
     EvidenceHeader,
     Model,
     Outcome,
-    Record,
-    Scenario,
-    Severity,
-    Target,
     Tier,
 )
 
@@ -44,41 +36,6 @@ EVIDENCE_FILE = "evidence.jsonl"
 PARTIAL_FILE = "evidence.partial.jsonl"
 CERTIFICATE_FILE = "certificate.json"
 LEDGER_FILE = "models.csv"
-
-
-class Settings(Record):
-    """What the person at the command line decides; everything else is in the playbook."""
-
-    output: str = "certifications"
-    given: dict[str, str] = {}
-    """Format -> path of artifacts the user brings."""
-    policy: str = ""
-    """Failure policy; empty takes the playbook's."""
-    timeout_s: float = 0.0
-    jobs: int = 0
-    gpu: bool = True
-    download: bool = True
-    resume: bool = False
-    endpoint: str = ""
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes on."""
-
-    def say(self, text: str) -> None: ...
-
-    def planned(self, scenarios: int) -> None: ...
-
-    def happened(self, entry: Evidence) -> None: ...
-
-    def andon(self, entry: Evidence) -> None: ...
-
-
-class Prepared(Record):
-    """A run that is decided but not begun."""
-
-    header: EvidenceHeader
-    batches: tuple[plan.Batch, ...]
 
 
 def certify(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Run:
@@ -106,170 +63,6 @@ def execute(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
 
 
 # ---- collect
-
-
-def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Prepared:
-    """Resolve the model, look at what was found, and decide everything that will be tried."""
-    given = {name: Path(path) for name, path in settings.given.items()}
-    found = resolve(model, given, download=settings.download)
-    probes = [_probed(artifact) for artifact in found]
-    for artifact, _ in probes:
-        watcher.say(f"{artifact.format} {artifact.quantization or '?'}: {artifact.source}")
-    facts = next((f for _, f in probes if f.get("architecture")), {})
-    stock = plan.stock(
-        model.id,
-        [artifact for artifact, _ in probes],
-        _wanted(book, {artifact.format for artifact in found}),
-        _derived,
-        _obstacle(facts),
-    )
-    batches = _batches(model, book, tier, stock, settings, has_template=bool(facts.get("chat_template")))
-    header = EvidenceHeader(
-        apr_qa=__version__,
-        model=msgspec.structs.replace(model, path=""),
-        tier=tier,
-        playbook=book.name,
-        playbook_sha256=book.sha256,
-        artifacts=tuple(msgspec.structs.replace(a, path="") for a in stock.artifacts),
-        ground_truth=stock.ground_truth,
-        cells=plan.cells(book.formats, book.backends, book.modalities),
-        planned=sum(len(batch.scenarios) for batch in batches),
-        environment=_environment(),
-        started=runner.now(),
-    )
-    return Prepared(header=header, batches=tuple(batches))
-
-
-def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Settings) -> Prepared:
-    """Decide what will be asked of a running server; there is no file to inspect."""
-    drawn = [fitted for claim in claims(book, tier) for fitted in for_modality(claim, "serve")]
-    batch = plan.endpoint_batch(model.id, settings.endpoint, drawn)
-    header = EvidenceHeader(
-        apr_qa=__version__,
-        model=msgspec.structs.replace(model, path=""),
-        tier=tier,
-        playbook=book.name,
-        playbook_sha256=book.sha256,
-        artifacts=(),
-        ground_truth="none: a remote endpoint",
-        cells=(batch.target.cell,),
-        planned=len(batch.scenarios),
-        environment=_environment(),
-        started=runner.now(),
-    )
-    return Prepared(header=header, batches=(batch,))
-
-
-def _probed(artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
-    """Hash an artifact and let a worker read its header; a header that is refused leaves facts empty."""
-    facts = runner.ask(artifact, "header")
-    known = msgspec.structs.replace(
-        artifact,
-        sha256=workspace.content_sha256(Path(artifact.path)),
-        quantization=str(facts.get("quantization", "")),
-    )
-    return known, facts
-
-
-def _wanted(book: Playbook, found: set[str]) -> list[tuple[str, str]]:
-    """Return (format, quantization): what was found stands for the first GGUF type of the playbook."""
-    wanted = [(name, "") for name in book.formats if name != "gguf"]
-    if "gguf" in book.formats:
-        first, *others = book.quantizations or ["f16"]
-        wanted.append(("gguf", "" if "gguf" in found else first))
-        wanted += [("gguf", quantization) for quantization in others]
-    return wanted
-
-
-def _derived(source: Artifact, format_name: str, quantization: str) -> Artifact:
-    """Name the artifact that converting ``source`` makes; float types are kept, quantised ones widened."""
-    float_type = source.quantization if source.quantization in ("f32", "f16", "bf16") else "f32"
-    kept = quantization or float_type
-    return Artifact(
-        format=format_name,
-        path=str(workspace.derived_path(source.sha256 or source.path, format_name, kept)),
-        quantization=kept,
-        origin="derived",
-        source=f"converted from {source.format} {source.quantization}".strip(),
-    )
-
-
-def _obstacle(facts: Mapping[str, Any]) -> str:
-    """Say why the built-in converter cannot help with this architecture, or nothing."""
-    if not facts.get("architecture") or facts["convertible"]:
-        return ""
-    return (
-        f"the built-in converter does not know architecture {facts['architecture']!r}; "
-        "bring the file with --artifact FORMAT=PATH"
-    )
-
-
-def _batches(
-    model: Model, book: Playbook, tier: Tier, stock: plan.Stock, settings: Settings, *, has_template: bool
-) -> list[plan.Batch]:
-    batches = [plan.file_batch(model.id, a, stock.wave(a) if a.origin == "derived" else 0) for a in stock.artifacts]
-    batches += stock.conversions
-    drawn = claims(book, tier)
-    for artifact in stock.artifacts:
-        if artifact.format not in book.formats:
-            continue
-        for device in book.backends:
-            batches += _cell_batches(model, book, stock, artifact, device, drawn, settings, has_template)
-    for format_name, reason in stock.refusals.items():
-        missing = Artifact(format=format_name, path="", origin="absent")
-        for device in book.backends:
-            scenarios = _scenarios(model, book, missing, device, drawn)
-            batches += plan.inference_batches(missing, scenarios, wave=0, inapplicable=reason)
-    return batches
-
-
-def _cell_batches(
-    model: Model,
-    book: Playbook,
-    stock: plan.Stock,
-    artifact: Artifact,
-    device: str,
-    drawn: Sequence[Claim],
-    settings: Settings,
-    has_template: bool,
-) -> list[plan.Batch]:
-    scenarios = list(_scenarios(model, book, artifact, device, drawn))
-    reason = "" if settings.gpu or device == "cpu" else "--no-gpu was given"
-    if not reason and scenarios:
-        target = scenarios[0].target
-        reason = BACKENDS.get(target.engine).unavailable(target) or ""
-    wave = stock.wave(artifact)
-    if reason or has_template:
-        return plan.inference_batches(artifact, scenarios, wave=wave, inapplicable=reason)
-    chat = [scenario for scenario in scenarios if scenario.claim.kind == "chat"]
-    rest = [scenario for scenario in scenarios if scenario.claim.kind != "chat"]
-    batches = plan.inference_batches(artifact, rest, wave=wave)
-    if chat:
-        without = "the model has no chat template"
-        target = chat[0].target
-        batches.append(
-            plan.Batch(
-                target=target, artifact=artifact, scenarios=tuple(chat), wave=wave, inapplicable=without
-            )
-        )
-    return batches
-
-
-def _scenarios(
-    model: Model, book: Playbook, artifact: Artifact, device: str, drawn: Sequence[Claim]
-) -> Iterator[Scenario]:
-    for modality in book.modalities:
-        target = Target(
-            model=model.id,
-            format=artifact.format,
-            quantization=artifact.quantization,
-            backend=device,
-            modality=modality,
-            engine=plan.ENGINES[artifact.format],
-        )
-        for claim in drawn:
-            for fitted in for_modality(claim, modality):
-                yield Scenario(target=target, claim=fitted)
 
 
 def collect(prepared: Prepared, book: Playbook, settings: Settings, folder: Path, watcher: Watcher) -> Path:
@@ -350,12 +143,6 @@ def _interruptible(line: runner.Line) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _environment() -> dict[str, str]:
-    from apr_qa.devices import describe_environment
-
-    return describe_environment()
-
-
 # ---- judge
 
 
@@ -395,7 +182,9 @@ def _reading_order(entry: Evidence) -> tuple[str, ...]:
 def _with_hashes(header: EvidenceHeader, entries: Sequence[Evidence]) -> EvidenceHeader:
     """Fill in the hashes of derived artifacts, which did not exist when the header was written."""
     hashes = {
-        (entry.scenario.target.format, entry.scenario.target.quantization): str(entry.response.facts["sha256"])
+        (entry.scenario.target.format, entry.scenario.target.quantization): str(
+            entry.response.facts["sha256"]
+        )
         for entry in entries
         if entry.gate_id == "F-PROV-001" and entry.response is not None
     }
@@ -458,5 +247,3 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(text.encode("utf-8"))
     temporary.replace(path)
-
-

@@ -1,4 +1,4 @@
-"""The worker's side of a conversion claim: make the file, or find it made, and say what went in and came out."""
+"""The worker's side of a conversion claim: make the file or find it made, and count what came out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from apr_qa.backends import Mute
 from apr_qa.convert import convert
 from apr_qa.errors import MalformedFile
 from apr_qa.formats import FORMATS, OpenModel, sniff
@@ -14,10 +15,8 @@ from apr_qa.vocabulary import Artifact
 _HEADS = ("lm_head.weight",)
 
 
-class Conversion:
+class Conversion(Mute):
     """Answers the one claim that ``wanted`` can be made from ``source``."""
-
-    vocab_size = 0
 
     def __init__(self, source: Artifact, wanted: Artifact) -> None:
         self.source = source
@@ -46,9 +45,6 @@ class Conversion:
             "cached": cached,
             "seconds": round(time.perf_counter() - started, 3),
         }
-
-    def close(self) -> None:
-        """Nothing is held but memory maps."""
 
 
 def _open(artifact: Artifact) -> OpenModel:

@@ -49,7 +49,10 @@ class Endpoint:
     """A base URL, with or without ``/v1``, and the connections to it."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        except ValueError as error:
+            raise InferenceFailed(f"{url!r} is no http address: {error}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InferenceFailed(f"{url!r} is no http address")
         self.url = url

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from apr_qa import judge, plan, runner
+from apr_qa import asking, judge, plan, runner
 from apr_qa.artifact_files import artifacts_at
 from apr_qa.errors import UsageError
 from apr_qa.vocabulary import Artifact, Evidence, Record
 
 
-class Inspection(Record):
+class Inspection(Record, frozen=True):
     """What was found out about one file."""
 
     header: dict[str, Any]
@@ -20,7 +20,12 @@ class Inspection(Record):
 
     def to_json(self) -> dict[str, Any]:
         gates = [
-            {"gate_id": e.gate_id, "outcome": str(e.outcome), "reason": e.reason, "facts": e.response.facts if e.response else {}}
+            {
+                "gate_id": e.gate_id,
+                "outcome": str(e.outcome),
+                "reason": e.reason,
+                "facts": e.response.facts if e.response else {},
+            }
             for e in self.evidence
         ]
         return {"header": self.header, "gates": gates, "tensors": list(self.tensors)}
@@ -44,10 +49,10 @@ def at(path: Path) -> Artifact:
 def inspect(path: Path, *, list_tensors: bool = False) -> Inspection:
     """Return header facts and judged file claims of ``path``; every parser runs in a worker."""
     artifact = at(path)
-    header = runner.ask(artifact, "header")
+    header = asking.ask(artifact, "header")
     entries: list[Evidence] = []
     line = runner.Line("collect_all", entries.append)
     batch = plan.file_batch(path.name, artifact, 0)
     runner.run([batch], line, judge.judge, runner.Limits(), jobs=1, threads=1)
-    rows = runner.ask(artifact, "tensor_list").get("tensors", []) if list_tensors else []
+    rows = asking.ask(artifact, "tensor_list").get("tensors", []) if list_tensors else []
     return Inspection(header=header, evidence=tuple(entries), tensors=tuple(rows))

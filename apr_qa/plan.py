@@ -40,7 +40,7 @@ HTTP_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
 """What is asked of every server, the shutdown last."""
 
 
-class Batch(Record):
+class Batch(Record, frozen=True):
     """All scenarios that one loaded artifact answers."""
 
     target: Target
@@ -141,7 +141,12 @@ def inference_batches(
 def endpoint_batch(model: str, url: str, claims: Iterable[Claim]) -> Batch:
     """Return the claims about a server that somebody else runs; nobody but its owner may stop it."""
     target = Target(
-        model=model, format="endpoint", quantization="", backend="remote", modality="serve", engine="openai_http"
+        model=model,
+        format="endpoint",
+        quantization="",
+        backend="remote",
+        modality="serve",
+        engine="openai_http",
     )
     asked = tuple(Scenario(target=target, claim=claim) for claim in claims)
     protocol = tuple(s for s in http_scenarios(target) if s.claim.params["check"] != "shutdown")
@@ -155,7 +160,7 @@ def cells(formats: Sequence[str], backends: Sequence[str], modalities: Sequence[
     return tuple(f"{f}·{b}·{m}" for f in formats for b in backends for m in modalities)
 
 
-class Stock(Record):
+class Stock(Record, frozen=True):
     """The artifacts of one model, brought or to be derived, and the wave in which each can be loaded."""
 
     artifacts: tuple[Artifact, ...]

@@ -28,7 +28,7 @@ class Child:
     """A running child that speaks JSON lines on its standard output."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.PIPE,
@@ -148,3 +148,9 @@ def engine_environment(threads: int) -> dict[str, str]:
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
     }
+
+
+def with_last_words(reason: str, child: Child) -> str:
+    """Add the last line that says something; the whole tail would drown the reason."""
+    lines = [line.strip() for line in child.stderr_tail().splitlines() if line.strip()]
+    return f"{reason}; last words: {lines[-1][:300]}" if lines else reason

@@ -8,7 +8,6 @@ so that a resumed run does it again.
 
 from __future__ import annotations
 
-import datetime as dt
 import queue
 import threading
 import time
@@ -18,11 +17,10 @@ from typing import Any
 
 import msgspec
 
-from apr_qa import processes, servers
-from apr_qa.plan import HEADER_GATE, Batch, conversion_batch
+from apr_qa import clock, processes, servers
+from apr_qa.plan import Batch
+from apr_qa.processes import with_last_words
 from apr_qa.vocabulary import (
-    Artifact,
-    Claim,
     Evidence,
     Judgement,
     Outcome,
@@ -30,7 +28,6 @@ from apr_qa.vocabulary import (
     Response,
     Scenario,
     Severity,
-    Target,
 )
 from apr_qa.worker import Job
 
@@ -39,18 +36,13 @@ POLL_S = 0.2
 Judge = Callable[[Scenario, Response], tuple[Judgement, dict[str, Any]]]
 
 
-class Limits(Record):
+class Limits(Record, frozen=True):
     """Seconds that each thing may take."""
 
     scenario_s: float = 60.0
     load_s: float = 300.0
     budget_s: float = 0.0
     """For the whole run; 0 means no limit."""
-
-
-def now() -> str:
-    """Return the time as RFC 3339 in UTC, to the millisecond."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Line:
@@ -99,7 +91,9 @@ class Line:
         return self.interrupted or bool(self.reason)
 
 
-def run(batches: Iterable[Batch], line: Line, judge: Judge, limits: Limits, *, jobs: int, threads: int) -> None:
+def run(
+    batches: Iterable[Batch], line: Line, judge: Judge, limits: Limits, *, jobs: int, threads: int
+) -> None:
     """Work through all batches, wave by wave, ``jobs`` at a time; entries go to ``line`` as they come."""
     from joblib import Parallel, delayed
 
@@ -108,32 +102,6 @@ def run(batches: Iterable[Batch], line: Line, judge: Judge, limits: Limits, *, j
         Parallel(n_jobs=jobs, backend="threading")(
             delayed(BatchRun(batch, line, judge, limits, threads).run)() for batch in wave
         )
-
-
-def ask(artifact: Artifact, check: str) -> dict[str, Any]:
-    """Return the facts that a worker of its own finds out about a file; ``error`` if it refuses or dies."""
-    target = Target(
-        model="", format=artifact.format, quantization="", backend="cpu", modality="inspect", engine="inspect"
-    )
-    claim = Claim(gate_id=HEADER_GATE, kind="inspect", params={"check": check})
-    return _single(Job(target=target, artifact=artifact, scenarios=(Scenario(target=target, claim=claim),)))
-
-
-def convert(source: Artifact, wanted: Artifact) -> dict[str, Any]:
-    """Convert in a worker of its own and return the facts; ``error`` if it refuses or dies."""
-    batch = conversion_batch("", source, wanted, 0)
-    return _single(Job(target=batch.target, artifact=wanted, source=source, scenarios=batch.scenarios))
-
-
-def _single(job: Job) -> dict[str, Any]:
-    with processes.worker(processes.engine_environment(1)) as child:
-        child.send(msgspec.json.encode(job))
-        while (message := child.receive(Limits().load_s)) is not None:
-            if message["event"] in ("refused", "failed"):
-                return {"error": message["reason"]}
-            if message["event"] == "answer":
-                return dict(message["response"]["facts"])
-        return {"error": _with_stderr(f"the worker ended: {child.exit_description()}", child)}
 
 
 class BatchRun:
@@ -177,7 +145,7 @@ class BatchRun:
                 scenario=scenario,
                 outcome=outcome,
                 reason=reason,
-                timestamp=now(),
+                timestamp=clock.now(),
                 **known,
             )
         )
@@ -238,7 +206,7 @@ class BatchRun:
         if message is None:
             if not self.line.stopped():
                 reason = f"the process ended while loading: {child.exit_description()}"
-                self._not_loaded(Outcome.CRASHED, _with_stderr(reason, child))
+                self._not_loaded(Outcome.CRASHED, with_last_words(reason, child))
             return False
         if message["event"] == "late":
             self._not_loaded(Outcome.TIMEOUT, f"not loaded within {self.limits.load_s:g} s")
@@ -292,7 +260,7 @@ class BatchRun:
             return
         if len(self.group) != 1:
             if not self.group:
-                self._not_loaded(Outcome.CRASHED, _with_stderr("the process ended between claims", child))
+                self._not_loaded(Outcome.CRASHED, with_last_words("the process ended between claims", child))
             self.alone.update(self.group)
             return
         scenario = next(other for other in self.pending if other.id == self.group[0])
@@ -301,7 +269,7 @@ class BatchRun:
             self._settle(scenario, Outcome.TIMEOUT, f"no answer within {self.limits.scenario_s:g} s")
         else:
             reason = f"the process died while answering: {child.exit_description()}"
-            self._settle(scenario, Outcome.CRASHED, _with_stderr(reason, child))
+            self._settle(scenario, Outcome.CRASHED, with_last_words(reason, child))
 
     # ---- one server child, asked by workers
 
@@ -341,11 +309,5 @@ class BatchRun:
             time.sleep(POLL_S)
         if not self.line.stopped():
             reason = f"the server ended before it was ready: {server.exit_description()}"
-            self._not_loaded(Outcome.CRASHED, _with_stderr(reason, server))
+            self._not_loaded(Outcome.CRASHED, with_last_words(reason, server))
         return False
-
-
-def _with_stderr(reason: str, child: processes.Child) -> str:
-    """Add the last line that says something; the whole tail would drown the reason."""
-    lines = [line.strip() for line in child.stderr_tail().splitlines() if line.strip()]
-    return f"{reason}; last words: {lines[-1][:300]}" if lines else reason

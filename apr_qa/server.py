@@ -73,7 +73,8 @@ def serving(session: Session, model_id: str, host: str = "127.0.0.1", port: int 
 def _listen(host: str, port: int) -> socket.socket:
     # uvicorn would end the process if it could not bind; this way it is an error like any other.
     try:
-        return socket.create_server((host, port), backlog=128)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
         raise EnvironmentFault(
             f"cannot listen: {error}", where=f"{host}:{port}", fix="name a free port"

@@ -13,7 +13,14 @@ def command(target: Target, artifact: Artifact, port: int, threads: int) -> list
     gpu = target.backend == "gpu"
     if target.engine == "llama_cpp":
         arguments = ["--model", artifact.path, "--host", "127.0.0.1", "--port", str(port)]
-        arguments += ["--n_ctx", str(CONTEXT_TOKENS), "--n_threads", str(threads), "--n_threads_batch", str(threads)]
+        arguments += [
+            "--n_ctx",
+            str(CONTEXT_TOKENS),
+            "--n_threads",
+            str(threads),
+            "--n_threads_batch",
+            str(threads),
+        ]
         return ["llama_cpp.server", *arguments, "--n_gpu_layers", "-1" if gpu else "0", "--verbose", "False"]
     arguments = [artifact.path, "--port", str(port), "--threads", str(threads)]
     return ["apr_qa", "serve", *arguments, *(["--gpu"] if gpu else [])]

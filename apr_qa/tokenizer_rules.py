@@ -111,7 +111,7 @@ def _sentencepiece_json(vocabulary: GgufVocabulary) -> dict[str, Any]:
     }
 
 
-def merges_from_scores(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
+def merges_from_scores(vocabulary: GgufVocabulary) -> list[list[str]]:
     """Return the BPE merges that a SentencePiece vocabulary implies: best score first.
 
     A token that two tokens make up can be reached by merging them, at the rank of its score. This is how
@@ -126,7 +126,7 @@ def merges_from_scores(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
         halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         pairs = [(left, right) for left, right in halves if left in ids and right in ids]
         found += [(-scores[token], ids[left], ids[right], left, right) for left, right in pairs]
-    return [(left, right) for *_, left, right in sorted(found)]
+    return [[left, right] for *_, left, right in sorted(found)]
 
 
 def _frame(vocabulary: GgufVocabulary) -> dict[str, Any]:
@@ -140,20 +140,29 @@ def _frame(vocabulary: GgufVocabulary) -> dict[str, Any]:
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
 
 
-def _bpe_model(vocabulary: GgufVocabulary, merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    padding = {f"[PAD{index}]" for index, kind in enumerate(vocabulary.types) if kind == UNUSED}
-    vocab = {token: index for index, token in enumerate(vocabulary.tokens) if token not in padding}
+def _bpe_model(vocabulary: GgufVocabulary, merges: Sequence[list[str]]) -> dict[str, Any]:
+    kinds = vocabulary.types
+    added = (CONTROL, USER_DEFINED, UNUSED)
+    learned = max((index for index, kind in enumerate(kinds) if kind not in added), default=-1)
+
+    def is_in_model(index: int, token: str) -> bool:
+        if kinds[index] == UNUSED:
+            return token != f"[PAD{index}]"
+        # As in published files: what was added after training is among the added tokens alone.
+        return index < learned or kinds[index] not in added
+
+    vocab = {token: index for index, token in enumerate(vocabulary.tokens) if is_in_model(index, token)}
     nothing = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
     switches = {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
     return {"type": "BPE", **dict.fromkeys(nothing), **switches, "vocab": vocab, "merges": merges}
 
 
-def _pair(merge: str) -> tuple[str, str]:
+def _pair(merge: str) -> list[str]:
     # The separator is the first space after the first character, as llama.cpp reads it.
     cut = merge.find(" ", 1)
     if cut < 0:
         raise MalformedFile(f"the merge {merge!r} is not a pair")
-    return merge[:cut], merge[cut + 1 :]
+    return [merge[:cut], merge[cut + 1 :]]
 
 
 def _template(vocabulary: GgufVocabulary) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from apr_qa import certify, evidence, judge, ledger
 from apr_qa.vocabulary import Record
 
 
-class Difference(Record):
+class Difference(Record, frozen=True):
     """One place where what is stored is not what follows from the evidence."""
 
     where: str
@@ -34,7 +34,11 @@ def folder(path: Path) -> Iterator[Difference]:
         for field in ("outcome", "reason", "metrics"):
             stored, recomputed = getattr(entry, field), getattr(again, field)
             if stored != recomputed:
-                yield Difference(where=f"{source}:{number} {entry.gate_id} {field}", stored=_short(stored), recomputed=_short(recomputed))
+                yield Difference(
+                    where=f"{source}:{number} {entry.gate_id} {field}",
+                    stored=_short(stored),
+                    recomputed=_short(recomputed),
+                )
         if entry.severity != entry.scenario.claim.severity:
             yield Difference(
                 where=f"{source}:{number} {entry.gate_id} severity",
@@ -42,7 +46,9 @@ def folder(path: Path) -> Iterator[Difference]:
                 recomputed=str(entry.scenario.claim.severity),
             )
     if len({entry.id for entry in entries}) != header.planned or len(entries) != header.planned:
-        yield Difference(where=f"{source}: number of entries", stored=str(len(entries)), recomputed=str(header.planned))
+        yield Difference(
+            where=f"{source}: number of entries", stored=str(len(entries)), recomputed=str(header.planned)
+        )
     for name, text in certify.documents(certify.judged(source)).items():
         yield from _document(path / name, text)
 
@@ -93,18 +99,26 @@ def table(root: Path, readme: Path) -> Iterator[Difference]:
         for column in ledger.COLUMNS:
             one, other = getattr(stored, column), getattr(recomputed, column)
             if one != other:
-                yield Difference(where=f"{path}:{line} {column}", stored=_short(one), recomputed=_short(other))
+                yield Difference(
+                    where=f"{path}:{line} {column}", stored=_short(one), recomputed=_short(other)
+                )
     if len(rows) != len(expected):
-        yield Difference(where=f"{path}: number of rows", stored=str(len(rows)), recomputed=str(len(expected)))
+        yield Difference(
+            where=f"{path}: number of rows", stored=str(len(rows)), recomputed=str(len(expected))
+        )
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
         spliced = ledger.splice(text, expected, ledger.coverage_of(root))
-        for number, (one, other) in enumerate(zip(text.splitlines(), spliced.splitlines(), strict=False), start=1):
+        for number, (one, other) in enumerate(
+            zip(text.splitlines(), spliced.splitlines(), strict=False), start=1
+        ):
             if one != other:
                 yield Difference(where=f"{readme}:{number}", stored=_short(one), recomputed=_short(other))
                 return
         if text != spliced:
-            yield Difference(where=f"{readme}: table", stored="another number of lines", recomputed="the table")
+            yield Difference(
+                where=f"{readme}: table", stored="another number of lines", recomputed="the table"
+            )
 
 
 def _short(value: Any) -> str:

@@ -63,7 +63,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all records: frozen, keyword-only, defaults left out of the JSON."""
 
 
-class Model(Record):
+class Model(Record, frozen=True):
     """A model as the registry knows it; ``path`` is set when the user named a file or directory."""
 
     id: str
@@ -82,7 +82,7 @@ class Model(Record):
         return self.id.replace("/", "--")
 
 
-class Artifact(Record):
+class Artifact(Record, frozen=True):
     """One file or directory that claims to be the model.
 
     ``origin``: ``found`` (resolved from the model id), ``given`` (by the user) or ``derived`` (by us).
@@ -98,7 +98,7 @@ class Artifact(Record):
     """Where it was found or what it was derived from, in words for the reader of the evidence."""
 
 
-class Target(Record, omit_defaults=False):
+class Target(Record, frozen=True, omit_defaults=False):
     """Exactly what must be loaded: the grouping key of the plan and the unit of isolation."""
 
     model: str
@@ -116,7 +116,7 @@ class Target(Record, omit_defaults=False):
         return f"{self.format}·{self.backend}·{self.modality}"
 
 
-class Claim(Record):
+class Claim(Record, frozen=True):
     """A falsifiable statement that knows no target, so equal claims on two targets can be compared.
 
     ``kind`` says what the worker has to do: ``generate`` (raw completion of ``prompt``), ``chat``
@@ -152,7 +152,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(canonical).hexdigest()[:16]
 
 
-class Scenario(Record):
+class Scenario(Record, frozen=True):
     """A claim about a target, before it is tried."""
 
     target: Target
@@ -164,7 +164,7 @@ class Scenario(Record):
         return digest(self.target, self.claim)
 
 
-class Response(Record):
+class Response(Record, frozen=True):
     """What came back: generated text only (no prompt, no banner), or the facts of a file.
 
     Timings are in seconds and measured; what was not measured is ``None``.
@@ -185,14 +185,14 @@ class Response(Record):
     facts: dict[str, Any] = {}
 
 
-class Judgement(Record):
+class Judgement(Record, frozen=True):
     """An outcome and the reason for it, as an oracle or a gate gives it."""
 
     outcome: Outcome
     reason: str
 
 
-class Evidence(Record):
+class Evidence(Record, frozen=True):
     """What happened to one scenario."""
 
     id: str
@@ -206,7 +206,7 @@ class Evidence(Record):
     timestamp: str = ""
 
 
-class EvidenceHeader(Record):
+class EvidenceHeader(Record, frozen=True):
     """First line of an evidence file: all that is needed to judge, verify and replay the rest."""
 
     apr_qa: str
@@ -226,7 +226,7 @@ class EvidenceHeader(Record):
     started: str = ""
 
 
-class GateVerdict(Record):
+class GateVerdict(Record, frozen=True):
     """What all evidence together says about one gate."""
 
     gate_id: str

@@ -28,7 +28,7 @@ FAULT_VARIABLE = "APR_QA_FAULT"
 """``crash:TEXT`` or ``hang:TEXT``: die or hang when a question contains TEXT. For drills and tests."""
 
 
-class Job(Record):
+class Job(Record, frozen=True):
     """What one worker has to do."""
 
     target: Target

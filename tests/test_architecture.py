@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "apr_qa"
 FAMILIES = ("formats", "backends", "oracles", "properties", "gates", "reports")
-STAGES = ("registry", "resolve", "playbook", "scenarios", "plan", "runner", "evidence", "mqs", "certificate", "ledger")
+STAGES = (
+    "registry",
+    "resolve",
+    "playbook",
+    "scenarios",
+    "plan",
+    "runner",
+    "evidence",
+    "mqs",
+    "certificate",
+    "ledger",
+)
 ENGINES = ("torch", "transformers", "llama_cpp")
 HEAVY = ("numpy", "torch", "transformers", "llama_cpp", "yaml", "pydantic", "hypothesis", "jinja2")
 
@@ -33,7 +44,10 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 MODULES = dict(modules())
-IMPORTS = {name: {i for i in imports(tree) if i.startswith("apr_qa")} & (set(MODULES) | set()) for name, tree in MODULES.items()}
+IMPORTS = {
+    name: {i for i in imports(tree) if i.startswith("apr_qa")} & (set(MODULES) | set())
+    for name, tree in MODULES.items()
+}
 
 
 def test_there_is_no_import_cycle_not_even_a_lazy_one() -> None:
@@ -51,16 +65,18 @@ def test_there_is_no_import_cycle_not_even_a_lazy_one() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[1:2] and name.split(".")[1] in FAMILIES])
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name.split(".")[1:2] and name.split(".")[1] in FAMILIES]
+)
 def test_a_plugin_imports_no_sibling_and_no_stage(name: str) -> None:
     family = name.split(".")[1]
     for other in IMPORTS[name]:
         parts = other.split(".")
         sibling = len(parts) > 2 and parts[1] in FAMILIES and other != name and not parts[-1].startswith("_")
-        assert not sibling or parts[1] == family and len(parts) == 2, f"{name} imports {other}"
-        assert parts[1:2] != ["certify"] and not (len(parts) == 2 and parts[1] in STAGES and parts[1] != "mqs"), (
-            f"{name} imports the stage {other}"
-        )
+        assert not sibling or (parts[1] == family and len(parts) == 2), f"{name} imports {other}"
+        assert parts[1:2] != ["certify"] and not (
+            len(parts) == 2 and parts[1] in STAGES and parts[1] != "mqs"
+        ), f"{name} imports the stage {other}"
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -69,7 +85,9 @@ def test_a_stage_imports_only_what_lies_below_it(name: str) -> None:
     for other in IMPORTS[f"apr_qa.{name}"]:
         parts = other.split(".")
         assert parts[1:2] != ["cli"], f"{name} imports {other}"
-        assert len(parts) != 2 or parts[1] not in (*STAGES, "certify") or parts[1] in allowed, f"{name} imports {other}"
+        assert len(parts) != 2 or parts[1] not in (*STAGES, "certify") or parts[1] in allowed, (
+            f"{name} imports {other}"
+        )
 
 
 def test_only_the_command_line_imports_click_prints_or_exits() -> None:
@@ -90,11 +108,15 @@ def test_only_processes_starts_processes() -> None:
 
 def test_engines_are_imported_inside_functions_only() -> None:
     for name, tree in MODULES.items():
-        top_level = ast.Module(body=[n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], type_ignores=[])
+        top_level = ast.Module(
+            body=[n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], type_ignores=[]
+        )
         assert not {i.split(".")[0] for i in imports(top_level)} & set(ENGINES), name
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[1:2] in (["gates"], ["oracles"], ["reports"])])
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name.split(".")[1:2] in (["gates"], ["oracles"], ["reports"])]
+)
 def test_gates_oracles_and_reports_are_pure(name: str) -> None:
     used = {i.split(".")[0] for i in imports(MODULES[name])}
     assert not used & {"time", "random", "os", "socket", "tempfile", "datetime"}, name

@@ -149,7 +149,7 @@ def test_streamed_pieces_add_up_to_the_plain_text(session: Session) -> None:
             break
     assert "".join(pieces) == plain.text == streamed.text
     assert streamed.token_ids == plain.token_ids
-    assert len(pieces) == 40
+    assert len(pieces) == len(plain.token_ids or ()) + (plain.finish_reason == "stop") > 10
 
 
 def test_a_stop_string_ends_the_text_before_it(session: Session) -> None:
@@ -214,8 +214,8 @@ def test_the_engines_agree_on_the_logits_of_one_model(torch_session: Session, ll
         ids = torch_session.tokenize(prompt)
         theirs, ours = torch_session.logits(ids), llama_session.logits(ids)
         assert theirs.shape == ours.shape == (len(ids), torch_session.vocab_size)
-        # llama.cpp keeps keys and values as float16.
-        assert np.abs(theirs - ours).max() < 0.05
+        # Measured: 5e-6. With llama.cpp's default float16 cache it would be 8e-3.
+        assert np.abs(theirs - ours).max() < 1e-4
 
 
 def test_the_engines_render_and_answer_one_conversation_alike(
@@ -293,8 +293,9 @@ def test_saying_whether_an_engine_can_run_imports_no_engine() -> None:
         "from apr_qa.vocabulary import Target\n"
         "for name in ('transformers_torch', 'llama_cpp', 'openai_http'):\n"
         "    for device in ('cpu', 'gpu'):\n"
-        "        BACKENDS.get(name).unavailable(Target(model='m', format='gguf', quantization='', backend=device,"
-        " modality='run', engine=name))\n"
+        "        target = Target(model='m', format='gguf', quantization='', backend=device, modality='run',"
+        " engine=name)\n"
+        "        BACKENDS.get(name).unavailable(target)\n"
         "assert not {'torch', 'transformers', 'llama_cpp', 'numpy', 'jinja2'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -470,19 +471,19 @@ def test_llama_cpp_says_why_it_refuses_a_file(tiny_gguf: Path, tmp_path: Path) -
         load("gguf", tmp_path / "absent.gguf")
 
 
-def test_a_prompt_longer_than_one_batch_is_read_whole(
-    torch_session: Session, llama_session: Session, tmp_path: Path
-) -> None:
+def test_a_prompt_longer_than_one_batch_is_read_whole(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "long", max_position_embeddings=1200)
     path = convert(
         FORMATS.get("safetensors").open(folder), "gguf", tmp_path / "long.gguf", quantization="f32"
     )
     session = load("gguf", path)
-    ids = [3 + i % 300 for i in range(1100)]
-    [response] = session.generate([Request(session.detokenize(ids), max_tokens=2)])
+    prompt = "The quick brown fox. " * 115
+    ids = session.tokenize(prompt)
+    assert 1100 < len(ids) < 1200
+    [response] = session.generate([Request(prompt, max_tokens=1)])
     rows = session.logits(ids)
     theirs = load("safetensors", folder).logits(ids)
     session.close()
-    assert response.prompt_tokens is not None and response.prompt_tokens > 512
-    assert rows.shape[0] == 1100
-    assert np.abs(rows[-1] - theirs[-1]).max() < 0.05
+    assert response.prompt_tokens == len(rows) == len(ids)
+    assert response.token_ids == (rows[-1].argmax(),)
+    assert np.abs(rows - theirs).max() < 1e-3

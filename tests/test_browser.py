@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fixed_run import fixed_run
 
 from apr_qa.reports import REPORTS
 
-websocket = pytest.importorskip("websocket", reason="run by `nox -s browser`")
-from chromium import Page, chromium  # noqa: E402 - needs the import above
+if TYPE_CHECKING:
+    from chromium import Page
 
 pytestmark = pytest.mark.browser
 SHOWN = "[...document.querySelectorAll('.entry')].filter(node => !node.hidden).length"
@@ -20,6 +21,8 @@ STATUS = "document.getElementById('shown').textContent"
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    from chromium import chromium  # not above: only this session has a websocket client
+
     with chromium(tmp_path_factory.mktemp("profile")) as page:
         yield page
 
@@ -136,6 +139,8 @@ def test_the_page_is_never_wider_than_its_window(browser: Page, address: str, wi
     browser.open(address)
     browser.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true })")
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    table = "document.querySelector('.scroll')"
+    assert browser.evaluate(f"{table}.scrollWidth <= {table}.clientWidth")
 
 
 def test_dark_mode_follows_the_reader(browser: Page, address: str) -> None:

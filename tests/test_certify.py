@@ -138,7 +138,9 @@ def test_edited_evidence_does_not_verify(
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_copy_is_blocked_and_the_gate_is_named(name: str, smollm2_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_blocked_and_the_gate_is_named(
+    name: str, smollm2_folder: Path, tmp_path: Path
+) -> None:
     damage, gate = DAMAGES[name]
     folder = copy(smollm2_folder, tmp_path / "damaged", damage)
     done = apr_qa("certify", str(folder), "--tier", "mvp", cwd=tmp_path)
@@ -191,19 +193,32 @@ def test_a_family_without_weights_names_each_missing_model_and_its_cure(tmp_path
     assert not (tmp_path / "certifications").exists()
 
 
-def test_a_model_in_the_hugging_face_cache_is_run_from_there_and_its_garbage_is_blocked(tmp_path: Path) -> None:
+def test_a_model_in_the_hugging_face_cache_is_run_from_there_and_its_garbage_is_blocked(
+    tmp_path: Path,
+) -> None:
     cache = tmp_path / "hub"
     model = make_qwen2(tmp_path / "made")
     in_cache(model, cache, QWEN)
     before = sorted((p, p.stat().st_mtime_ns) for p in cache.rglob("*"))
-    done = apr_qa("certify", "--family", "qwen-coder", "--tier", "mvp", "--offline", cwd=tmp_path, HF_HUB_CACHE=str(cache))
+    done = apr_qa(
+        "certify",
+        "--family",
+        "qwen-coder",
+        "--tier",
+        "mvp",
+        "--offline",
+        cwd=tmp_path,
+        HF_HUB_CACHE=str(cache),
+    )
     assert done.returncode == 3, "five of six models are missing"
     issued = certificate(tmp_path, QWEN.replace("/", "--"))
     assert issued["ground_truth"] == "safetensors"
     assert issued["status"] == "BLOCKED" and issued["score"] == 0, "random weights talk garbage"
     assert "G4" in [g["id"] for g in issued["gateways"] if g["outcome"] == "falsified"]
     assert sorted((p, p.stat().st_mtime_ns) for p in cache.rglob("*")) == before, "sources are read-only"
-    row = next(line for line in (tmp_path / "certifications" / "models.csv").read_text().splitlines() if QWEN in line)
+    row = next(
+        line for line in (tmp_path / "certifications" / "models.csv").read_text().splitlines() if QWEN in line
+    )
     assert ",BLOCKED,0,F,mvp," in row
 
 
@@ -211,7 +226,10 @@ def test_an_interrupted_run_is_resumed_without_doing_anything_twice(smollm2: Pat
     shutil.copy(smollm2, tmp_path / "model.gguf")
     command = [sys.executable, "-m", "apr_qa", "certify", "model.gguf", "--tier", "mvp"]
     running = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stderr=subprocess.DEVNULL
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
     )
     partial = tmp_path / "certifications" / "model" / "evidence.partial.jsonl"
     deadline = time.monotonic() + 120

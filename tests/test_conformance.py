@@ -78,8 +78,12 @@ def test_an_oracle_falsifies_silence(name: str, text: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS.names())
-@pytest.mark.parametrize("content", [b"", b"\0", b"GGUF", b"APR\0", b"\xff" * 64, b"{}" * 40, b"\x10\0\0\0\0\0\0\0{}"])
-def test_a_format_refuses_empty_truncated_and_foreign_files(name: str, content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"GGUF", b"APR\0", b"\xff" * 64, b"{}" * 40, b"\x10\0\0\0\0\0\0\0{}"]
+)
+def test_a_format_refuses_empty_truncated_and_foreign_files(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / f"model.{name}"
     path.write_bytes(content)
     with pytest.raises(MalformedFile):

@@ -389,6 +389,12 @@ def test_quantised_weights_come_back_within_half_a_step(values: list[float], dty
 
 
 @pytest.mark.parametrize("dtype", ["q4", "q8"])
+def test_weights_whose_scale_underflows_are_stored_as_zero(dtype: str) -> None:
+    payload = b"".join(part.tobytes() for part in encode(np.array([1e-45], np.float32), dtype, "w"))
+    assert decode(np.frombuffer(payload, np.uint8), dtype, (1,)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("dtype", ["q4", "q8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_not_finite_is_not_quantised(dtype: str, value: float) -> None:
     with pytest.raises(UsageError, match="not finite"):

@@ -24,11 +24,15 @@ from apr_qa.vocabulary import (
     Target,
 )
 
-TARGET = Target(model="tiny", format="gguf", quantization="f32", backend="cpu", modality="run", engine="llama_cpp")
+TARGET = Target(
+    model="tiny", format="gguf", quantization="f32", backend="cpu", modality="run", engine="llama_cpp"
+)
 
 
 def claim(prompt: str, severity: Severity = Severity.P1) -> Claim:
-    return Claim(gate_id="F-QUAL-004", kind="generate", prompt=prompt, max_tokens=4, severity=severity, basic=True)
+    return Claim(
+        gate_id="F-QUAL-004", kind="generate", prompt=prompt, max_tokens=4, severity=severity, basic=True
+    )
 
 
 def batch(path: Path, claims: Sequence[Claim]) -> plan.Batch:
@@ -41,7 +45,12 @@ def accept(_: Scenario, response: Response) -> tuple[Judgement, dict[str, Any]]:
     return Judgement(outcome=Outcome.CORROBORATED, reason="answered"), {}
 
 
-def work(batches: Sequence[plan.Batch], policy: str = "collect_all", limits: runner.Limits | None = None, **rest: Any) -> list[Evidence]:
+def work(
+    batches: Sequence[plan.Batch],
+    policy: str = "collect_all",
+    limits: runner.Limits | None = None,
+    **rest: Any,
+) -> list[Evidence]:
     entries: list[Evidence] = []
     line = runner.Line(policy, entries.append, **rest)
     runner.run(batches, line, accept, limits or runner.Limits(), jobs=2, threads=1)
@@ -63,9 +72,13 @@ def test_every_scenario_gets_evidence_with_generated_text_and_tokens(tiny_gguf: 
             assert entry.response.vocab_size and entry.response.duration_s
 
 
-def test_a_prompt_that_kills_the_worker_costs_only_itself(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_kills_the_worker_costs_only_itself(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("APR_QA_FAULT", "crash:three")
-    outcomes = by_prompt(work([batch(tiny_gguf, [claim(p) for p in ("one", "two", "three", "four", "five")])]))
+    outcomes = by_prompt(
+        work([batch(tiny_gguf, [claim(p) for p in ("one", "two", "three", "four", "five")])])
+    )
     assert outcomes.pop("three") is Outcome.CRASHED
     assert set(outcomes.values()) == {Outcome.CORROBORATED} and len(outcomes) == 4
 
@@ -84,7 +97,9 @@ def test_the_reason_of_a_crash_names_the_signal(tiny_gguf: Path, monkeypatch: py
     assert len(crashed) == 1 and "SIGSEGV" in crashed[0].reason
 
 
-def test_a_file_that_does_not_load_falsifies_the_load_claim_and_everything_that_needed_it(tmp_path: Path) -> None:
+def test_a_file_that_does_not_load_falsifies_the_load_claim_and_everything_that_needed_it(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(60))
     entries = work([batch(path, [claim("one"), claim("two")])])
@@ -94,7 +109,12 @@ def test_a_file_that_does_not_load_falsifies_the_load_claim_and_everything_that_
 
 @pytest.mark.parametrize(
     ("policy", "severity", "skipped"),
-    [("stop_on_p0", Severity.P0, 1), ("stop_on_p0", Severity.P1, 0), ("stop_on_first", Severity.P1, 1), ("collect_all", Severity.P0, 0)],
+    [
+        ("stop_on_p0", Severity.P0, 1),
+        ("stop_on_p0", Severity.P1, 0),
+        ("stop_on_first", Severity.P1, 1),
+        ("collect_all", Severity.P0, 0),
+    ],
 )
 def test_the_line_stops_exactly_when_the_policy_says_so(
     tiny_gguf: Path, policy: str, severity: Severity, skipped: int
@@ -109,14 +129,19 @@ def test_the_line_stops_exactly_when_the_policy_says_so(
     line = runner.Line(policy, entries.append, andon=stops.append)
     first = batch(tiny_gguf, [claim("bad", severity)])
     second = plan.Batch(
-        target=TARGET, artifact=first.artifact, wave=1, scenarios=(Scenario(target=TARGET, claim=claim("later")),)
+        target=TARGET,
+        artifact=first.artifact,
+        wave=1,
+        scenarios=(Scenario(target=TARGET, claim=claim("later")),),
     )
     runner.run([first, second], line, refuse, runner.Limits(), jobs=1, threads=1)
     assert sum(entry.outcome is Outcome.SKIPPED for entry in entries) == skipped
     assert len(stops) == skipped and all(stop.scenario.claim.prompt == "bad" for stop in stops)
 
 
-def test_a_crash_stops_the_line_under_the_default_policy(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_stops_the_line_under_the_default_policy(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("APR_QA_FAULT", "crash:one")
     first, second = batch(tiny_gguf, [claim("one")]), batch(tiny_gguf, [claim("later")])
     later = plan.Batch(target=TARGET, artifact=first.artifact, wave=1, scenarios=second.scenarios[1:])
@@ -138,7 +163,9 @@ def test_a_used_up_budget_skips_the_rest(tiny_gguf: Path, monkeypatch: pytest.Mo
     assert "budget" in entries[-1].reason
 
 
-def test_an_interrupt_records_nothing_more_and_leaves_no_process(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_records_nothing_more_and_leaves_no_process(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("APR_QA_FAULT", "hang:two")
     entries: list[Evidence] = []
     line = runner.Line("collect_all", entries.append)
@@ -148,7 +175,9 @@ def test_an_interrupt_records_nothing_more_and_leaves_no_process(tiny_gguf: Path
         line.interrupted = True
 
     threading.Thread(target=interrupt).start()
-    runner.run([batch(tiny_gguf, [claim("one"), claim("two")])], line, accept, runner.Limits(), jobs=1, threads=1)
+    runner.run(
+        [batch(tiny_gguf, [claim("one"), claim("two")])], line, accept, runner.Limits(), jobs=1, threads=1
+    )
     assert not children()
     assert Outcome.SKIPPED not in {entry.outcome for entry in entries}
     assert len(entries) < 3
@@ -172,7 +201,11 @@ def test_a_killed_parent_leaves_no_worker_behind(tiny_gguf: Path, tmp_path: Path
     worker: set[int] = set()
     while not worker:
         time.sleep(0.1)
-        worker = {int(p) for t in Path(f"/proc/{parent.pid}/task").iterdir() for p in (t / "children").read_text().split()}
+        worker = {
+            int(p)
+            for t in Path(f"/proc/{parent.pid}/task").iterdir()
+            for p in (t / "children").read_text().split()
+        }
     time.sleep(1.0)
     parent.send_signal(signal.SIGKILL)
     parent.wait()

@@ -117,8 +117,8 @@ def test_another_process_draws_the_same_and_leaves_its_working_directory_clean(t
 def test_the_id_of_a_scenario_never_changes() -> None:
     first, *_ = scenarios(basic_claims(), [target()])
     assert first.id == Scenario(target=target(), claim=basic_claims()[0]).id
-    assert first.id == "GOLDEN_RUN"
-    assert next(scenarios(basic_claims(), [target("chat")])).id == "GOLDEN_CHAT"
+    assert first.id == "329c0009132b1d1b"
+    assert next(scenarios(basic_claims(), [target("chat")])).id == "9056cfc492888215"
 
 
 # ---- what is claimed
@@ -151,8 +151,9 @@ def test_the_oracles_take_turns_and_no_question_is_asked_twice() -> None:
     assert all(kinds.count(name) >= 10 for name in GATE_OF)
 
 
-def test_no_claim_is_the_minimal_one_that_hypothesis_begins_with(tmp_path: Path) -> None:
-    assert not any("1 + 1" in claim.prompt for claim in drawn(tmp_path, 30)[len(basic_claims()) :][:1])
+def test_draws_do_not_begin_with_the_minimal_example_that_hypothesis_tries_first(tmp_path: Path) -> None:
+    fixed = len(basic_claims())
+    assert len({drawn(tmp_path, fixed + 1, seed=seed)[fixed].prompt for seed in range(5)}) > 1
 
 
 def test_what_the_playbook_lists_comes_first_and_as_it_was_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from apr_qa.errors import Inapplicable
 from apr_qa.plugins import Registry
 from apr_qa.vocabulary import Response, Target
 
@@ -89,6 +90,47 @@ class Session(Protocol):
     def close(self) -> None:
         """Release the model."""
         ...
+
+
+class Mute:
+    """A session over something that does not generate text: base of those that only answer checks."""
+
+    vocab_size = 0
+    context_size = 0
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        raise _mute()
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        raise _mute()
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        raise _mute()
+
+    def stream(self, request: Request) -> Generator[str, None, Response]:
+        raise _mute()
+
+    def chat(
+        self,
+        messages: Sequence[dict[str, str]],
+        max_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Response:
+        raise _mute()
+
+    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        raise _mute()
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        raise _mute()
+
+    def close(self) -> None:
+        """Nothing is held but memory maps."""
+
+
+def _mute() -> Inapplicable:
+    return Inapplicable("files are inspected and converted here, not run")
 
 
 class Backend(Protocol):

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from apr_qa import workspace
+from apr_qa import tokenizer_probe, workspace
 from apr_qa.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
-from apr_qa.backends import BACKENDS, Request
+from apr_qa.backends import BACKENDS, Mute, Session
 from apr_qa.errors import AprQaError, Inapplicable, MalformedFile
 from apr_qa.formats import FORMATS, OpenModel, sniff
-from apr_qa.vocabulary import Response, Target
+from apr_qa.tensor_scan import Scan, scan
+from apr_qa.vocabulary import Target
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "def add(a, b):\n    return a + b\n",
-    "1234567890 + 0.5 = ?",
-    "naïve café, Zürich — “quoted”",
-    "日本語のテキストと中文文本",
-    "emoji 🙂 and\ttabs",
-)
-"""Texts that every tokenizer of a generative model must carry through encode and decode."""
+    pass
 
 _DIMENSIONS = (
     "hidden_size",
@@ -46,13 +36,10 @@ _EMBEDDINGS = (
     "wte.weight",
     "gpt_neox.embed_in.weight",
 )
-_FLOAT_MASKS = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}
 
 
-class Inspection:
+class Inspection(Mute):
     """An opened file and everything that can be asked about it."""
-
-    vocab_size = 0
 
     def __init__(self, model: OpenModel) -> None:
         self.model = model
@@ -182,34 +169,19 @@ class Inspection:
             raise MalformedFile(f"the configuration does not determine the tensors: {error!r}") from error
 
     @functools.cached_property
-    def _scan(self) -> dict[str, Any]:
-        """One pass over all values: what is not finite, and which matrices hold a single value."""
-        nonfinite, zero, constant, values, matrices = [], [], [], 0, 0
-        for name, info in sorted(self.model.tensors.items()):
-            if info.size == 0 or info.dtype.startswith(("i", "u", "bool")):
-                continue
-            bad, low, high, count = _extremes(self.model, name)
-            values += count
-            if bad:
-                nonfinite.append({"name": name, "count": bad})
-            if len(info.shape) >= 2 and info.shape[0] > 1:
-                matrices += 1
-                if low == high:
-                    (zero if low == 0 else constant).append(name)
-        return {
-            "nonfinite": nonfinite[:_SHOWN],
-            "values": values,
-            "all_zero": zero[:_SHOWN],
-            "constant": constant[:_SHOWN],
-            "matrices": matrices,
-        }
+    def _scan(self) -> Scan:
+        return scan(self.model)
 
     def finite(self) -> dict[str, Any]:
-        return {"nonfinite": self._scan["nonfinite"], "scanned": self._scan["values"]}
+        found = [{"name": name, "count": count} for name, count in self._scan.nonfinite[:_SHOWN]]
+        return {"nonfinite": found, "scanned": self._scan.values}
 
     def dead(self) -> dict[str, Any]:
-        scan = self._scan
-        return {"all_zero": scan["all_zero"], "constant": scan["constant"], "scanned": scan["matrices"]}
+        return {
+            "all_zero": list(self._scan.all_zero[:_SHOWN]),
+            "constant": list(self._scan.constant[:_SHOWN]),
+            "scanned": self._scan.matrices,
+        }
 
     def tied_head(self) -> dict[str, Any]:
         declared = bool(self.model.config.get("tie_word_embeddings", False))
@@ -232,22 +204,12 @@ class Inspection:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        """Return the artifact's tokenizer; raises MalformedFile when there is none that loads."""
-        import json
-
-        from tokenizers import Tokenizer
-
-        if self.model.tokenizer is None:
-            return _slow_tokenizer(self.model.path)
-        try:
-            return Tokenizer.from_str(json.dumps(self.model.tokenizer))
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for any fault
-            raise MalformedFile(f"tokenizer.json does not load: {error}") from error
+        return tokenizer_probe.load(self.model)
 
     def tokenizer(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "present": True,
-            "probes": len(PROBES),
+            "probes": len(tokenizer_probe.PROBES),
             "round_trips": 0,
             "missing_special": [],
             "size": 0,
@@ -259,7 +221,7 @@ class Inspection:
         except MalformedFile as error:
             return {**facts, "error": error.what}
         facts["size"] = tokenizer.get_vocab_size(with_added_tokens=True)
-        facts["round_trips"] = sum(_survives(tokenizer, probe) for probe in PROBES)
+        facts["round_trips"] = tokenizer_probe.surviving(tokenizer)
         shape = self._embedding_shape()
         rows = shape[0] if shape else facts["size"]
         facts["missing_special"] = sorted(i for i in self._special_ids() if not 0 <= i < rows)
@@ -281,33 +243,6 @@ class Inspection:
             "lineage": {str(name): str(value) for name, value in lineage.items()},
         }
 
-    # ---- the rest of the seam: a file does not talk
-
-    def close(self) -> None:
-        """Nothing is held but memory maps."""
-
-    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        _no_inference()
-
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        _no_inference()
-
-    def generate(self, requests: Sequence[Request]) -> list[Response]:
-        _no_inference()
-
-    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        _no_inference()
-
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        _no_inference()
-
-    def chat(self, messages: Sequence[dict[str, str]], **_: Any) -> Response:
-        _no_inference()
-
-
-def _no_inference() -> NoReturn:
-    raise Inapplicable("files are inspected, not run")
-
 
 def _invalid(config: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the values of a configuration of a known architecture."""
@@ -328,57 +263,16 @@ def _invalid(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _extremes(model: OpenModel, name: str) -> tuple[int, float, float, int]:
-    """Return (number of non-finite values, minimum, maximum, number of values) of a tensor."""
-    import numpy as np
-
-    info = model.tensors[name]
-    bad = 0
-    if info.dtype in _FLOAT_MASKS:
-        # Looking at exponent bits is several times faster than isfinite on 16-bit types.
-        kind, mask = _FLOAT_MASKS[info.dtype]
-        bits = model.raw(name).view(kind)
-        bad = int(np.count_nonzero((bits & mask) == mask))
-        # Two values of different magnitude prove a living matrix; the rare rest is looked at in full.
-        if not bad and bits.size and (int(bits[0]) ^ int(bits[-1])) & mask:
-            return 0, 0.0, 1.0, int(bits.size)
-    values = model.read(name)
-    if info.dtype not in _FLOAT_MASKS:
-        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-    return bad, float(values.min()), float(values.max()), int(values.size)
-
-
-def _survives(tokenizer: Any, text: str) -> bool:
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    return bool(ids) and str(tokenizer.decode(ids)).strip() == text.strip()
-
-
-def _slow_tokenizer(path: Path) -> Any:
-    """Load a tokenizer that exists only as vocabulary and merges or as a SentencePiece model."""
-    folder = path if path.is_dir() else path.parent
-    if path.is_file() and path.suffix != ".safetensors":
-        raise Inapplicable("the file carries no tokenizer")
-    if not any((folder / name).exists() for name in ("tokenizer.model", "vocab.json", "vocab.txt")):
-        raise Inapplicable("there is no tokenizer file")
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise MalformedFile(f"the tokenizer does not load: {error}") from error
-    return loaded.backend_tokenizer
-
-
 class Inspect:
     """Backend that opens files and answers questions about them."""
 
     name = "inspect"
-    formats = ("safetensors", "apr", "gguf")
+    formats: tuple[str, ...] = ("safetensors", "apr", "gguf")
 
     def unavailable(self, target: Target) -> str | None:
         return None
 
-    def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Inspection:
+    def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Session:
         """Open ``artifact`` as what the target claims it to be; raises MalformedFile."""
         if target.format in FORMATS.names():
             return Inspection(FORMATS.get(target.format).open(artifact))

@@ -21,12 +21,18 @@ POLICIES = ("stop_on_first", "stop_on_p0", "collect_all", "fail_fast")
 @click.option("--family", help="All models of a family of the registry, e.g. qwen-coder.")
 @click.option("--all", "every", is_flag=True, help="Every model of the registry.")
 @click.option("--tier", type=click.Choice([*map(str, Tier), "full"]), default="mvp", show_default=True)
-@click.option("--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own.")
-@click.option("-o", "--output", default="certifications", show_default=True, help="Folder for evidence and reports.")
+@click.option(
+    "--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own."
+)
+@click.option(
+    "-o", "--output", default="certifications", show_default=True, help="Folder for evidence and reports."
+)
 @click.option("--failure-policy", type=click.Choice(POLICIES), help="When to stop; default: the playbook's.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure and write a diagnostic bundle.")
 @click.option("--junit", type=click.Path(dir_okay=False), help="Also write the JUnit report to this file.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds a scenario may take; default: playbook.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), help="Seconds a scenario may take; default: playbook."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Targets that run at the same time.")
 @click.option("--no-gpu", is_flag=True, help="Leave the GPU cells out (they count as inapplicable).")
 @click.option("--offline", is_flag=True, help="Do not ask a model hub.")
@@ -76,7 +82,7 @@ def given_artifacts(texts: tuple[str, ...]) -> dict[str, str]:
 
 def settings_of(given: dict[str, str], options: dict[str, Any]) -> Any:
     """Return the settings that the options of certify and run have in common."""
-    from apr_qa.certify import Settings
+    from apr_qa.preparation import Settings
 
     return Settings(
         output=options["output"],
@@ -111,13 +117,19 @@ def _certify_all(models: list[Any], tier: Tier, given: dict[str, str], options: 
         failed += not passed(run.certificate)
         folder = Path(settings.output) / model.slug
         if options["junit"]:
-            Path(options["junit"]).write_text((folder / "report.xml").read_text(encoding="utf-8"), encoding="utf-8")
+            Path(options["junit"]).write_text(
+                (folder / "report.xml").read_text(encoding="utf-8"), encoding="utf-8"
+            )
         if not options["as_json"]:
             show(run, folder)
     if options["as_json"]:
-        print_json(certificates if len(models) > 1 else (certificates or [None])[0])
+        print_json(certificates)
     if missing:
-        note(style(f"{len(missing)} of {len(models)} models could not be obtained: {', '.join(missing)}", "red"))
+        note(
+            style(
+                f"{len(missing)} of {len(models)} models could not be obtained: {', '.join(missing)}", "red"
+            )
+        )
         return EXIT_ENVIRONMENT
     return EXIT_FINDING if failed else EXIT_OK
 
@@ -128,7 +140,11 @@ def passed(certificate: dict[str, Any]) -> bool:
 
     if certificate["status"] in ("CERTIFIED", "PROVISIONAL"):
         return True
-    return Tier(certificate["tier"]) in DEV_CHECKS and certificate["score"] is not None and certificate["status"] == "PENDING"
+    return (
+        Tier(certificate["tier"]) in DEV_CHECKS
+        and certificate["score"] is not None
+        and certificate["status"] == "PENDING"
+    )
 
 
 def _show_plan(models: list[Any], tier: Tier, *, as_json: bool) -> None:

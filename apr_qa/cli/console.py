@@ -99,12 +99,13 @@ class Progress:
     def andon(self, entry: Evidence) -> None:
         """Say why the line stopped and how to see it again."""
         target = entry.scenario.target
+        words = (target.model, target.format, target.quantization, target.backend, target.modality)
         self.say(
             "\n".join(
                 (
                     style("▲ the line is stopped", "red", bold=True),
                     f"  gate    {entry.gate_id} ({entry.severity})",
-                    f"  target  {target.model} {target.format} {target.quantization} {target.backend} {target.modality}",
+                    f"  target  {' '.join(filter(None, words))}",
                     f"  reason  {visible(entry.reason)[:500]}",
                     f"  replay  apr-qa replay {entry.id}",
                 )
@@ -128,7 +129,14 @@ def summary(counts: Counter[Outcome]) -> str:
 
 def _live_progress() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     return Progress(
         SpinnerColumn(),

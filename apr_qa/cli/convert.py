@@ -17,12 +17,21 @@ QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k
 @click.command("convert")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--to", "format_name", type=click.Choice(FORMATS), help="Format; default: by DESTINATION's suffix.")
-@click.option("-q", "--quantization", type=click.Choice(QUANTIZATIONS), help="Storage type; default: the source's.")
+@click.option(
+    "--to", "format_name", type=click.Choice(FORMATS), help="Format; default: by DESTINATION's suffix."
+)
+@click.option(
+    "-q", "--quantization", type=click.Choice(QUANTIZATIONS), help="Storage type; default: the source's."
+)
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts of the conversion as JSON.")
 def command(
-    source: Path, destination: Path, format_name: str | None, quantization: str | None, force: bool, as_json: bool
+    source: Path,
+    destination: Path,
+    format_name: str | None,
+    quantization: str | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Convert SOURCE (a file or folder) to DESTINATION and record where it came from.
 
@@ -31,7 +40,7 @@ def command(
       apr-qa convert model.gguf model/ --to safetensors
       apr-qa convert model/ model-q8_0.gguf -q q8_0
     """
-    from apr_qa import inspection, runner, workspace
+    from apr_qa import asking, inspection, workspace
     from apr_qa.vocabulary import Artifact
 
     chosen = format_name or {".gguf": "gguf", ".apr": "apr", "": "safetensors"}.get(destination.suffix)
@@ -41,12 +50,14 @@ def command(
     if destination.exists() and not force:
         raise UsageError("exists already", where=str(destination), fix="choose another name, or use --force")
     if destination.resolve() == source.resolve():
-        raise UsageError("source and destination are the same", where=str(source), fix="choose another destination")
+        raise UsageError(
+            "source and destination are the same", where=str(source), fix="choose another destination"
+        )
     origin = msgspec.structs.replace(found, sha256=workspace.content_sha256(Path(found.path)))
     if destination.exists():
         workspace.remove(destination)
     wanted = Artifact(format=chosen, path=str(destination), quantization=quantization or "", origin="derived")
-    facts = runner.convert(origin, wanted)
+    facts = asking.convert(origin, wanted)
     if "error" in facts:
         raise MalformedFile(facts["error"], where=str(source), fix=str(facts.get("fix", "")))
     if as_json:

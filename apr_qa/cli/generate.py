@@ -14,8 +14,12 @@ from apr_qa.vocabulary import DEVICES, MODALITIES, Target, Tier
 @click.command("generate")
 @click.argument("model")
 @click.option("--tier", type=click.Choice([*map(str, Tier)]), default="mvp", show_default=True)
-@click.option("-c", "--count", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
-@click.option("-f", "--format", "style", type=click.Choice(["yaml", "json", "jsonl"]), default="yaml", show_default=True)
+@click.option(
+    "-c", "--count", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many."
+)
+@click.option(
+    "-f", "--format", "style", type=click.Choice(["yaml", "json", "jsonl"]), default="yaml", show_default=True
+)
 def command(model: str, tier: str, count: int, style: str) -> None:
     """Print the scenarios that a tier runs for MODEL; the same ids that evidence will carry.
 
@@ -23,7 +27,7 @@ def command(model: str, tier: str, count: int, style: str) -> None:
     Example:
       apr-qa generate HuggingFaceTB/SmolLM2-135M-Instruct --count 5 --format jsonl
     """
-    from apr_qa import playbook, plan, registry, scenarios
+    from apr_qa import plan, playbook, registry, scenarios
 
     chosen = registry.select([model], None, False)[0]
     book = playbook.for_model(chosen, Tier(tier))

@@ -17,13 +17,19 @@ from apr_qa.errors import EXIT_ENVIRONMENT, EXIT_FINDING, EXIT_OK, ModelUnavaila
 
 @click.command("run")
 @click.argument("playbooks", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Value of a ${NAME} in the playbook.")
-@click.option("--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own.")
+@click.option(
+    "--var", "variables", multiple=True, metavar="NAME=VALUE", help="Value of a ${NAME} in the playbook."
+)
+@click.option(
+    "--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own."
+)
 @click.option("--endpoint", help="Ask this OpenAI-compatible server instead of loading files.")
 @click.option("-o", "--output", default="output", show_default=True, help="Folder for evidence and reports.")
 @click.option("--failure-policy", type=click.Choice(POLICIES), help="When to stop; default: the playbook's.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure and write a diagnostic bundle.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds a scenario may take; default: playbook.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), help="Seconds a scenario may take; default: playbook."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Targets that run at the same time.")
 @click.option("--no-gpu", is_flag=True, help="Leave the GPU cells out (they count as inapplicable).")
 @click.option("--offline", is_flag=True, help="Do not ask a model hub.")

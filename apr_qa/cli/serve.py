@@ -12,7 +12,9 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option("--gpu", is_flag=True, help="Load on the GPU.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: the engine's default.")
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: the engine's default."
+)
 @click.option("--model-id", help="Name under /v1/models; default: the file's name.")
 def command(path: Path, host: str, port: int, gpu: bool, threads: int, model_id: str | None) -> None:
     """Serve PATH (safetensors folder, .apr or .gguf) under /v1/models, /v1/completions, /v1/chat/completions.

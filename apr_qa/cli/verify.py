@@ -30,7 +30,9 @@ def command(folders: tuple[Path, ...], root: Path, readme: Path, as_json: bool) 
 
     chosen = list(folders) or sorted(path.parent for path in root.glob("*/evidence.jsonl"))
     if not chosen:
-        raise UsageError("there is no certification to verify", where=str(root), fix="run apr-qa certify first")
+        raise UsageError(
+            "there is no certification to verify", where=str(root), fix="run apr-qa certify first"
+        )
     differences = [difference for path in chosen for difference in verify.folder(path)]
     if not folders:
         differences += verify.table(root, readme)

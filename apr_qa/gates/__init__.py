@@ -76,7 +76,9 @@ def inapplicable(reason: str) -> Judgement:
     return Judgement(outcome=Outcome.INAPPLICABLE, reason=reason)
 
 
-def text_example(gate_id: str, oracle: str, prompt: str, text: str, expected: Any = None) -> tuple[Claim, Response]:
+def text_example(
+    gate_id: str, oracle: str, prompt: str, text: str, expected: Any = None
+) -> tuple[Claim, Response]:
     """Return an example for a text gate: a claim and the answer that was given to it."""
     claim = Claim(gate_id=gate_id, kind="generate", prompt=prompt, oracle=oracle, expected=expected)
     return claim, Response(text=text, finish_reason="stop")

@@ -38,7 +38,9 @@ def config_is_complete(facts: Facts) -> Judgement:
         return falsified(f"the configuration lacks {', '.join(facts['missing'])}")
     if facts["invalid"]:
         return falsified("; ".join(facts["invalid"]))
-    return corroborated(f"all {facts['required']} fields that {facts['architecture']} needs are there and sane")
+    return corroborated(
+        f"all {facts['required']} fields that {facts['architecture']} needs are there and sane"
+    )
 
 
 def _agree(what: str) -> Any:
@@ -58,7 +60,9 @@ def vocabulary_agrees(facts: Facts) -> Judgement:
     judgement: Judgement = _agree("vocabulary size")(facts)
     tokenizer = facts.get("tokenizer")
     if tokenizer is not None and facts["found"] is not None and tokenizer > facts["found"]:
-        return falsified(f"the tokenizer has ids up to {tokenizer - 1}, the embedding only {facts['found']} rows")
+        return falsified(
+            f"the tokenizer has ids up to {tokenizer - 1}, the embedding only {facts['found']} rows"
+        )
     return judgement
 
 
@@ -104,7 +108,9 @@ def values_are_finite(facts: Facts) -> Judgement:
 
 def weights_are_alive(facts: Facts) -> Judgement:
     if facts["all_zero"]:
-        return falsified(f"{len(facts['all_zero'])} weight matrices are all zero: {', '.join(facts['all_zero'][:5])}")
+        return falsified(
+            f"{len(facts['all_zero'])} weight matrices are all zero: {', '.join(facts['all_zero'][:5])}"
+        )
     if facts["constant"]:
         return falsified(
             f"{len(facts['constant'])} weight matrices hold a single value: {', '.join(facts['constant'][:5])}"
@@ -130,7 +136,9 @@ def tokenizer_is_usable(facts: Facts) -> Judgement:
     if facts.get("error"):
         return falsified(f"the tokenizer cannot be used: {facts['error']}")
     if facts["round_trips"] != facts["probes"]:
-        return falsified(f"only {facts['round_trips']} of {facts['probes']} probe texts survive encode and decode")
+        return falsified(
+            f"only {facts['round_trips']} of {facts['probes']} probe texts survive encode and decode"
+        )
     if facts["missing_special"]:
         return falsified(f"special token ids outside the vocabulary: {facts['missing_special']}")
     return corroborated(f"{facts['size']} tokens; {facts['probes']} probe texts survive encode and decode")
@@ -144,7 +152,9 @@ def provenance_is_recorded(facts: Facts) -> Judgement:
         missing = [key for key in ("source_sha256", "tool", "version") if not lineage.get(key)]
         if missing:
             return falsified(f"a derived file must record {', '.join(missing)}")
-        return corroborated(f"derived by {lineage['tool']} {lineage['version']} from {lineage['source_sha256'][:12]}")
+        return corroborated(
+            f"derived by {lineage['tool']} {lineage['version']} from {lineage['source_sha256'][:12]}"
+        )
     return corroborated(f"sha256 {facts['sha256'][:12]}")
 
 
@@ -164,7 +174,13 @@ _g0(
     "nothing missing, nothing invalid",
     check=config_is_complete,
     corroborates={"present": True, "missing": [], "invalid": [], "required": 9, "architecture": "llama"},
-    falsifies={"present": True, "missing": ["rope_theta"], "invalid": [], "required": 9, "architecture": "llama"},
+    falsifies={
+        "present": True,
+        "missing": ["rope_theta"],
+        "invalid": [],
+        "required": 9,
+        "architecture": "llama",
+    },
 )
 _g0(
     "G0-INTEGRITY-LAYERS",
@@ -209,7 +225,10 @@ _g0(
     "0 mismatches",
     check=shapes_follow_config,
     corroborates={"mismatches": [], "checked": 272},
-    falsifies={"mismatches": [{"name": "q_proj", "found": [192, 576], "expected": [576, 576]}], "checked": 272},
+    falsifies={
+        "mismatches": [{"name": "q_proj", "found": [192, 576], "expected": [576, 576]}],
+        "checked": 272,
+    },
 )
 _g0(
     "G0-VALIDATE-001",

@@ -41,7 +41,9 @@ def _verdict(
     gate_id: str, outcome: Outcome | None, reason: str, deciding: Iterable[Evidence] = ()
 ) -> GateVerdict:
     ids = tuple(sorted(entry.id for entry in deciding))
-    return GateVerdict(gate_id=gate_id, severity=Severity.P0, outcome=outcome, reason=reason, evidence=ids[:20])
+    return GateVerdict(
+        gate_id=gate_id, severity=Severity.P0, outcome=outcome, reason=reason, evidence=ids[:20]
+    )
 
 
 def _in_order(entries: Iterable[Evidence]) -> list[Evidence]:
@@ -69,7 +71,9 @@ def integrity(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdi
         missing = ", ".join(sorted(f"{f} {q}".strip() for f, q in wanted - opened)) or "no artifact"
         return _verdict("G0", None, f"not inspected: {missing}")
     passed = [entry for entry in entries if entry.outcome is Outcome.CORROBORATED]
-    return _verdict("G0", Outcome.CORROBORATED, f"{len(passed)} claims about {len(wanted)} files hold", passed)
+    return _verdict(
+        "G0", Outcome.CORROBORATED, f"{len(passed)} claims about {len(wanted)} files hold", passed
+    )
 
 
 def loading(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
@@ -171,7 +175,12 @@ def _where(entry: Evidence) -> str:
 # ---- examples: the smallest run that corroborates each gateway, and one that falsifies it
 
 _TARGET = Target(
-    model="example", format="safetensors", quantization="", backend="cpu", modality="run", engine="transformers_torch"
+    model="example",
+    format="safetensors",
+    quantization="",
+    backend="cpu",
+    modality="run",
+    engine="transformers_torch",
 )
 _HEADER = EvidenceHeader(
     apr_qa="0",
@@ -205,7 +214,9 @@ def _example(gate_id: str, kind: str, outcome: Outcome, text: str | None = None,
     return _HEADER, (_entry(gate_id, kind, outcome, text, garbage),)
 
 
-def _gateway(number: int, verdict: Verdict, hypothesis: str, threshold: str, holds: object, fails: object) -> None:
+def _gateway(
+    number: int, verdict: Verdict, hypothesis: str, threshold: str, holds: object, fails: object
+) -> None:
     enter(
         Gate(
             id=f"G{number}",

@@ -31,7 +31,9 @@ def stream_equals_plain(facts: Facts) -> Judgement:
     if not facts["text_plain"]:
         return falsified("the same request without streaming gave no text to compare with")
     if facts["chunks"] < 1 or not facts["done_marker"]:
-        return falsified(f"{facts['chunks']} chunks, end marker {'seen' if facts['done_marker'] else 'missing'}")
+        return falsified(
+            f"{facts['chunks']} chunks, end marker {'seen' if facts['done_marker'] else 'missing'}"
+        )
     if facts["text_stream"] != facts["text_plain"]:
         return falsified("the streamed text differs from the text of the same request without streaming")
     return corroborated(f"{facts['chunks']} chunks add up to the text without streaming")
@@ -54,7 +56,13 @@ def stops_cleanly(facts: Facts) -> Judgement:
 
 
 def _gate(
-    gate_id: str, severity: Severity, check: Check, hypothesis: str, measure: str, threshold: str, **examples: Any
+    gate_id: str,
+    severity: Severity,
+    check: Check,
+    hypothesis: str,
+    measure: str,
+    threshold: str,
+    **examples: Any,
 ) -> None:
     enter(
         Gate(

@@ -9,55 +9,24 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from apr_qa.oracles import ORACLES
-from apr_qa.vocabulary import Claim, Judgement, Outcome, Response
+from apr_qa.oracles._expressions import NUMBER, RUN, Expression, expressions, normalise
+from apr_qa.oracles._wording import corroborated, falsified, inconclusive, quote, silent
+from apr_qa.vocabulary import Claim, Judgement, Response
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d{1,30})?|\d{1,30}(?:\.\d{1,30})?|\.\d{1,30})"
-_WHOLE_NUMBER = rf"(?<![\w.])(?<!\d,){_NUMBER}(?!\w|\.\d|,\d{{3}}(?!\d))"
-_RUN = re.compile(rf"(?:{_NUMBER}|[-+*/()])(?:[ \t]*(?:{_NUMBER}|[-+*/()]))*")
-_TOKEN = re.compile(rf"{_NUMBER}|[-+*/()]")
-_LEADING = re.compile(rf"[\s*:]*(?={_WHOLE_NUMBER}|[-(])({_RUN.pattern})(?!\w|\.\d)")
-_CUE = re.compile(r"[=?]|\b(?:what is|what's|calculate|compute|how much|solve|evaluate)\b", re.IGNORECASE)
-_ASKS = re.compile(
-    r"(?:^|[:=(\n]|\b(?:what is|what's|whats|calculate|compute|solve|evaluate|is|of|much|does|then))\s*$",
-    re.IGNORECASE,
-)
-_DATE = re.compile(r"\b\d{4}([-/])\d\d?\1\d\d?\b|\b\d\d?([-/])\d\d?\2\d{4}\b|\b0\d+[-/]\d|\d[-/]0\d")
-_SPELLINGS = (
-    (r"\\(?:times|cdot)\b", "*"),
-    (r"\\div\b", "/"),
-    (r"\\[()\[\]]|\\boxed\b|\\text\b|[{}`]|\*\*", " "),
-    (r"[$€£]", ""),
-    (r"\b(?:multiplied by|times)\b", "*"),
-    (r"\bdivided by\b", "/"),
-    (r"\bplus\b", "+"),
-    (r"\bminus\b", "-"),
-    (r"\b(?:is equal to|equals|equal to)\b|≈|==", "="),
-    (r"[×·∗]|(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*"),
-    (r"[÷∕]", "/"),
-    (r"[−–]", "-"),
-)
+_WHOLE_NUMBER = rf"(?<![\w.])(?<!\d,){NUMBER}(?!\w|\.\d|,\d{{3}}(?!\d))"
+_LEADING = re.compile(rf"[\s*:]*(?={_WHOLE_NUMBER}|[-(])({RUN.pattern})(?!\w|\.\d)")
 _RESULT_WORDS = r"\b(?:answer|result|sum|difference|product|quotient|total|value|solution)\b"
 _SPELT = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
 _WORDS = _SPELT.split()
-
-
-class _Expression(NamedTuple):
-    """An expression of the question: its tokens as spelt after normalisation, and its value."""
-
-    tokens: tuple[str, ...]
-    value: Fraction | None
-    """None for a division by zero."""
-    claimed: bool
-    """True where the question itself goes on with a result: "is 2+2=5?"."""
 
 
 class Arithmetic:
@@ -85,12 +54,13 @@ class Arithmetic:
 
     def check(self, claim: Claim, response: Response, params: dict[str, Any]) -> Judgement:
         """Judge by ``claim.expected`` where given, else by the value of the only expression."""
-        if not (response.text or "").strip():
-            return Judgement(outcome=Outcome.FALSIFIED, reason="no text was generated")
-        found = _expressions(claim.question)
+        silence = silent(response)
+        if silence:
+            return silence
+        found = expressions(claim.question)
         value = _goal(found, claim.expected)
         if isinstance(value, str):
-            return Judgement(outcome=Outcome.INCONCLUSIVE, reason=value)
+            return inconclusive(value)
         tokens = found[0].tokens if len(found) == 1 else ()
         tolerance = Fraction(str(params.get("tolerance", self.params["tolerance"])))
         allowed = Fraction(0) if value.denominator == 1 else min(tolerance, abs(value) / 20)
@@ -103,8 +73,8 @@ def _judge(
     """Compare the first stated result, or failing that any number outside an echo, with the goal."""
     value, allowed = goal
     text = response.text or ""
-    answer = _without_list_markers(_normalise(text[:4000]))
-    asked = _normalise(question).strip()
+    answer = _without_list_markers(normalise(text[:4000]))
+    asked = normalise(question).strip()
     if asked and answer.strip().startswith(asked) and len(answer.strip()) > len(asked):
         answer = answer.strip()[len(asked) - asked.endswith("=") :]
     if asked.endswith("=") and tokens:
@@ -114,23 +84,22 @@ def _judge(
     if stated is None:
         rest = _without_echo(answer, tokens)
         if any(abs(number - value) <= allowed for number in _numbers(rest, value)):
-            return Judgement(outcome=Outcome.CORROBORATED, reason=f"the answer holds {wanted}")
+            return corroborated(f"the answer holds {wanted}")
     elif abs(stated - value) <= allowed:
-        return Judgement(outcome=Outcome.CORROBORATED, reason=f"the answer states {wanted}")
+        return corroborated(f"the answer states {wanted}")
     if response.finish_reason == "length" and _cut_short(answer, wanted):
-        return Judgement(outcome=Outcome.INCONCLUSIVE, reason=f"cut off inside what may be {wanted}")
+        return inconclusive(f"cut off inside what may be {wanted}")
     instead = f", the answer states {_show(stated)}" if stated is not None else ""
-    reason = f"expected {wanted}{instead}: {_quote(text)}"
-    return Judgement(outcome=Outcome.FALSIFIED, reason=reason)
+    return falsified(f"expected {wanted}{instead}: {quote(text)}")
 
 
-def _goal(found: list[_Expression], expected: Any) -> Fraction | str:
+def _goal(found: list[Expression], expected: Any) -> Fraction | str:
     """Return the value to look for, or the reason why there is none."""
     if expected is not None:
         spelt = re.fullmatch(r"-?\d{0,30}(?:\.\d{1,30})?", str(expected).replace(",", "").strip())
         if spelt and spelt.group().strip("-"):
             return Fraction(spelt.group())
-        return f"the expected value {_quote(str(expected))} is not a number"
+        return f"the expected value {quote(str(expected))} is not a number"
     if not found:
         return "the question holds no arithmetic expression"
     if len(found) > 1:
@@ -138,88 +107,6 @@ def _goal(found: list[_Expression], expected: Any) -> Fraction | str:
     if found[0].value is None:
         return "the expression divides by zero"
     return "the question itself names a result: that is for yes or no" if found[0].claimed else found[0].value
-
-
-def _expressions(question: str) -> list[_Expression]:
-    """Return the distinct expressions of a question that asks for arithmetic."""
-    text = _normalise(question[:4000])
-    whole = _RUN.fullmatch(text.strip().rstrip("=?. "))
-    if not whole and not _CUE.search(question):
-        return []
-    found: dict[tuple[str, ...], _Expression] = {}
-    for match in _RUN.finditer(text):
-        expression = _read(text, match)
-        if expression:
-            found.setdefault(expression.tokens, expression)
-    return list(found.values())
-
-
-def _read(text: str, match: re.Match[str]) -> _Expression | None:
-    """Return the expression of one run of numbers and operators, or None if it is something else."""
-    run = match.group().rstrip("( \t").lstrip(") \t")
-    start = match.start() + match.group().index(run)
-    before, after = text[:start], text[start + len(run) :]
-    tokens = tuple(_TOKEN.findall(run))
-    if re.search(r"[\w.^%]$", before) or re.match(r"[\w^%]|\.\d", after) or _DATE.search(run):
-        return None
-    if run.startswith("- "):
-        return None  # something that is no number stands on its left
-    if len(tokens) > 60 or (not re.search(r"[+* ]", run) and not _asked(before, after)):
-        return None  # "10-20" and "3/4" are ranges, scores or dates unless they are asked for
-    try:
-        value, rest = _sum(tokens)
-    except (ValueError, RecursionError):
-        return None
-    except ZeroDivisionError:
-        return _Expression(tokens, None, False)
-    if rest or set(tokens[1:]).isdisjoint("+-*/"):
-        return None
-    return _Expression(tokens, value, bool(re.match(r"\s*=\s*-?\d", after)))
-
-
-def _asked(before: str, after: str) -> bool:
-    """Say whether the surroundings of a bare ``a-b`` or ``a/b`` make it a sum to be done."""
-    return bool(_ASKS.search(before) and re.match(r"\s*(?:[=?.!)\n]|$)", after))
-
-
-def _sum(tokens: tuple[str, ...]) -> tuple[Fraction, tuple[str, ...]]:
-    """Evaluate terms joined by + and -; return the value and the tokens left over."""
-    value, tokens = _product(tokens)
-    while tokens and tokens[0] in "+-":
-        right, rest = _product(tokens[1:])
-        value, tokens = (value + right if tokens[0] == "+" else value - right), rest
-    return value, tokens
-
-
-def _product(tokens: tuple[str, ...]) -> tuple[Fraction, tuple[str, ...]]:
-    """Evaluate factors joined by * and /."""
-    value, tokens = _factor(tokens)
-    while tokens and tokens[0] in "*/":
-        right, rest = _factor(tokens[1:])
-        value, tokens = (value * right if tokens[0] == "*" else value / right), rest
-    return value, tokens
-
-
-def _factor(tokens: tuple[str, ...]) -> tuple[Fraction, tuple[str, ...]]:
-    """Evaluate a number, a negation or a parenthesis; raises ValueError on anything else."""
-    if not tokens:
-        raise ValueError("operand missing")
-    if tokens[0] == "-":
-        value, rest = _factor(tokens[1:])
-        return -value, rest
-    if tokens[0] == "(":
-        value, rest = _sum(tokens[1:])
-        if not rest or rest[0] != ")":
-            raise ValueError("parenthesis not closed")
-        return value, rest[1:]
-    return Fraction(tokens[0].replace(",", "")), tokens[1:]
-
-
-def _normalise(text: str) -> str:
-    """Spell operators as ``+ - * / =`` and drop the marks of Markdown and LaTeX."""
-    for pattern, spelling in _SPELLINGS:
-        text = re.sub(pattern, spelling, text, flags=re.IGNORECASE)
-    return text
 
 
 def _without_list_markers(text: str) -> str:
@@ -258,7 +145,7 @@ def _end_of_chain(text: str) -> Fraction | None:
     """Return the last plain number or fraction of the "a = b = c" that a text begins with."""
     value = None
     while match := _LEADING.match(text):
-        plain = re.fullmatch(rf"\(?(-?)\s*({_NUMBER})(?:\s*/\s*(\d+))?\)?", match.group(1).rstrip("+-*/( \t"))
+        plain = re.fullmatch(rf"\(?(-?)\s*({NUMBER})(?:\s*/\s*(\d+))?\)?", match.group(1).rstrip("+-*/( \t"))
         if plain and plain.group(3) != "0":
             sign, top, under = plain.groups()
             value = Fraction(f"{sign}{top.replace(',', '')}") / int(under or 1)
@@ -300,17 +187,13 @@ def _spelt(number: int) -> str:
 
 def _cut_short(answer: str, wanted: str) -> bool:
     """Say whether the answer ends inside a number that is the beginning of the wanted one."""
-    last = re.search(rf"(?<![\w.])-?{_NUMBER}$", answer)
+    last = re.search(rf"(?<![\w.])-?{NUMBER}$", answer)
     return bool(last and wanted != last.group() and wanted.startswith(last.group().replace(",", "")))
 
 
 def _show(value: Fraction) -> str:
     """Return a value as people write it: whole, or with up to six decimals."""
     return str(value.numerator) if value.denominator == 1 else f"{float(value):.6g}"
-
-
-def _quote(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:79] + "…")
 
 
 ORACLES.register("arithmetic")(Arithmetic())

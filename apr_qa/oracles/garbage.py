@@ -3,41 +3,25 @@
 Rules, in this order: replacement, control and private-use characters; leaked special tokens and byte-level
 marks; loops; too little variety; too many scripts; token soup, which is what random or misread weights emit.
 
-Token soup by text looks for English-looking words in which everything is missing that holds sentences
-together: long words (mean >= 7 letters), hardly any repeated, short or function word, hardly any line break
-or punctuation, yet typical English endings (-ing, -tion, -ed, …). From 16 words on that is enough; from 8 on
-two words must be visibly glued ("EnglandcholSTART"). Token ids make it easier: a BPE vocabulary is ordered by
-frequency, so ordinary text has a low median id and soup one near the middle of the vocabulary.
-
-Calibration. SmolLM2-135M-Instruct Q4_1, 84 prompts (chat and raw, code, lists, sums, ten languages), 336 outputs
-of 32 to 64 tokens, greedy and sampled: 17 falsified, each a loop that a person would reject, no false alarm.
-38,726 passages of 160 to 200 characters (prose, code, documentation, program messages in 99 languages): two
-false alarms of the soup and loop rules that were not a quoted usage line; the rest hold damage themselves.
-Uniform tokens of its vocabulary (49,152), 1000 texts a length, share falsified:
-
-========  =========  ==============
-tokens    text only  with token ids
-========  =========  ==============
-8         0.04       0.04
-16        0.42       0.96
-32        0.90       1.00
-64        0.99       1.00
-========  =========  ==============
-
-Ordinary Latin text had a median id of at most 0.06 of the vocabulary, soup of 32 tokens at least 0.26.
+Calibration. SmolLM2-135M-Instruct Q4_1, 84 prompts (chat and raw; code, lists, sums, ten languages), 336
+outputs of 32 to 64 tokens, greedy and sampled: 16 falsified, each a loop that a person would reject, no
+false alarm. 38,726 passages of 160 to 200 characters (prose, code, documentation, program messages in 99
+languages): 125 falsified, 121 of which hold the escape, control or replacement characters they are
+falsified for; of the other four two are lists of options, one quotes a special token, one is Estonian.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import statistics
 import unicodedata
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from apr_qa.oracles import ORACLES
-from apr_qa.vocabulary import Claim, Judgement, Outcome, Response
+from apr_qa.oracles._soup import soup
+from apr_qa.oracles._wording import corroborated, falsified, quote, silent
+from apr_qa.vocabulary import Claim, Judgement, Response
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -57,23 +41,9 @@ _PHRASE_RATIO = 0.5
 _RULER_REPEATS = 8
 _ENTROPY_MIN_CHARACTERS = 20
 _ASKS_FOR_REPETITION = re.compile(r"\b(?:repeat|ascii|draw|pattern|binary|zeros|in a row)\b", re.IGNORECASE)
-_WORD = re.compile(r"[^\W\d_]+")
-_GLUED = re.compile(r"[a-zß-ÿ][A-Z]|[A-Z]{2}[a-z]{2}")
-_ENGLISH_ENDING = re.compile(r"(?:ing|tions?|ed|ly|ments?|ness|ous|ity|able|ers)$")
-_STRUCTURE = frozenset("(){}[]=;<>_/\\#|*&,\"'`:")
-_COMMON = (
-    "a about after all also an and any are as at be because been before between both but by can do does each "
-    "for from had has have he her his how i if in into is it its may more most no not of on one only or other "
-    "our over she should so some such than that the their then there these they this those through to two "
-    "under use using was we were what when where which while who will with would you your"
-)
-_FUNCTION_WORDS = frozenset(_COMMON.split())
 _EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH", "IDEOGRAPHIC")
 _MAX_SCRIPTS = 3
 _SCRIPTS_MAX_CHARACTERS = 400
-_SOUP_MEDIAN_ID = 0.25
-_SOUP_MIN_TOKENS = 12
-_SOUP_MIN_VOCABULARY = 8000
 _PROMPTS = (
     "Once upon a time",
     "The capital of France is",
@@ -87,20 +57,6 @@ _PROMPTS = (
     "'; DROP TABLE users; --",
     "<script>alert(1)</script>",
 )
-
-
-class _Words(NamedTuple):
-    """What token soup is recognised by; shares are of the number of words or of characters."""
-
-    number: int
-    mean_length: float
-    repeated: float
-    short: float
-    function: float
-    structure: float
-    line_breaks: int
-    glued: int
-    english: int
 
 
 class Garbage:
@@ -131,20 +87,21 @@ class Garbage:
 
     def check(self, claim: Claim, response: Response, params: dict[str, Any]) -> Judgement:
         """Judge by the first rule that the text breaks; what the question itself contains is allowed."""
+        silence = silent(response)
+        if silence:
+            return silence
         text = (response.text or "")[:_JUDGED_CHARACTERS]
-        if not text.strip():
-            return Judgement(outcome=Outcome.FALSIFIED, reason="no text was generated")
         limits = {**self.params, **params}
         fault = (
             _damage(text, claim.question, response.finish_reason)
             or _leak(text, claim.question)
             or _repetition(text, claim.question, limits)
             or _scripts(text, claim.question)
-            or _soup(text, response)
+            or soup(text, response.token_ids or (), response.vocab_size or 0)
         )
         if fault:
-            return Judgement(outcome=Outcome.FALSIFIED, reason=f"{fault}: {_quote(text)}")
-        return Judgement(outcome=Outcome.CORROBORATED, reason="no sign of garbage")
+            return falsified(f"{fault}: {quote(text)}")
+        return corroborated("no sign of garbage")
 
 
 def _damage(text: str, question: str, finish_reason: str | None) -> str:
@@ -196,7 +153,7 @@ def _loop(text: str, question: str, limit: float) -> str:
         else:  # rulers and leaders are legitimate beside other text
             looping = length // len(unit) >= _RULER_REPEATS and share >= 0.9
         if looping and unit.lower() * 2 not in asked:
-            return f"{_quote(unit)} {length // len(unit)} times in a row, {share:.0%} of the text"
+            return f"{len(unit)} characters {length // len(unit)} times in a row, {share:.0%} of the text"
     words = re.findall(r"\w+", flat.lower())
     for size in range(1, 9):
         start, length = _longest_period(words, size)
@@ -206,7 +163,7 @@ def _loop(text: str, question: str, limit: float) -> str:
             and len(" ".join(words[start : start + length])) >= _LOOP_MIN_CHARACTERS
         )
         if enough and share >= limit and f"{unit} {unit}" not in asked:
-            return f"{_quote(unit)} {length // size} times in a row, {share:.0%} of the words"
+            return f"{size} words {length // size} times in a row, {share:.0%} of the words"
     return _phrases(words)
 
 
@@ -262,55 +219,6 @@ def _scripts(text: str, question: str) -> str:
     if len(found) > _MAX_SCRIPTS and len(named) >= _MAX_SCRIPTS:
         return f"{len(found)} scripts mixed ({', '.join(named)[:60]})"
     return ""
-
-
-def _soup(text: str, response: Response) -> str:
-    """Name the signs of unrelated tokens: those of the text alone, or weaker ones and high token ids."""
-    seen = _look(text)
-    if seen is None:
-        return ""
-    loose = seen.repeated <= 0.05 and seen.short <= 0.25 and seen.function <= 0.08 and seen.structure <= 0.08
-    if loose and seen.mean_length >= 7 and seen.line_breaks <= 2:
-        if seen.number >= 16 and seen.english >= 3:
-            return "unrelated words without grammar"
-        if seen.number >= 8 and seen.english >= 2 and seen.glued:
-            return "unrelated words without grammar, some glued"
-    ids, size = response.token_ids or (), response.vocab_size or 0
-    if len(ids) < _SOUP_MIN_TOKENS or size < _SOUP_MIN_VOCABULARY:
-        return ""
-    level = statistics.median(ids) / size
-    if (
-        level > _SOUP_MEDIAN_ID
-        and seen.function <= 0.15
-        and seen.short <= 0.5
-        and seen.glued + seen.english >= 1
-    ):
-        return f"median token id at {level:.0%} of the vocabulary, text without grammar"
-    return ""
-
-
-def _look(text: str) -> _Words | None:
-    """Count what soup is recognised by; None for a text that is not mostly Latin words."""
-    letters = [character for character in text if character.isalpha()]
-    words = _WORD.findall(text)
-    if len(words) < 4 or sum(ord(letter) < 0x250 for letter in letters) < 0.7 * len(letters):
-        return None
-    number, lowered = len(words), [word.lower() for word in words]
-    return _Words(
-        number=number,
-        mean_length=sum(map(len, words)) / number,
-        repeated=1 - len(set(lowered)) / number,
-        short=sum(len(word) <= 3 for word in words) / number,
-        function=sum(word in _FUNCTION_WORDS for word in lowered) / number,
-        structure=sum(character in _STRUCTURE for character in text) / len(text),
-        line_breaks=text.strip().count("\n"),
-        glued=sum(bool(_GLUED.search(word)) for word in words),
-        english=sum(bool(_ENGLISH_ENDING.search(word)) for word in lowered),
-    )
-
-
-def _quote(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:79] + "…")
 
 
 ORACLES.register("garbage")(Garbage())

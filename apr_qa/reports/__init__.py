@@ -10,7 +10,7 @@ from apr_qa.vocabulary import Evidence, EvidenceHeader, GateVerdict, Record
 REPORTS: Registry[Report] = Registry("reports")
 
 
-class GateInfo(Record):
+class GateInfo(Record, frozen=True):
     """What a reader wants to know about a gate id."""
 
     id: str
@@ -22,7 +22,7 @@ class GateInfo(Record):
     source: str = ""
 
 
-class Run(Record):
+class Run(Record, frozen=True):
     """Everything a report may show, all of it recomputable from the evidence file."""
 
     header: EvidenceHeader

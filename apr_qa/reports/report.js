@@ -77,7 +77,9 @@
     const link = event.target.closest('a[href^="#"]');
     if (link && link.hash === location.hash) recall(event);
   });
-  addEventListener("beforeprint", () => { for (const node of document.querySelectorAll(".entry")) node.open = true; });
+  addEventListener("beforeprint", () => {
+    for (const { node } of entries) if (node.matches(".falsified, .timeout, .crashed, .inconclusive")) node.open = true;
+  });
   apply();
   recall();
 })();

@@ -1,0 +1,58 @@
+"""Does the tokenizer that an artifact carries load, and does text survive it?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from apr_qa.errors import Inapplicable, MalformedFile
+from apr_qa.formats import OpenModel
+
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "def add(a, b):\n    return a + b\n",
+    "1234567890 + 0.5 = ?",
+    "naïve café, Zürich — “quoted”",
+    "日本語のテキストと中文文本",
+    "emoji 🙂 and\ttabs",
+)
+"""Texts that every tokenizer of a generative model must carry through encode and decode."""
+
+
+def load(model: OpenModel) -> Any:
+    """Return the artifact's tokenizer; raises Inapplicable if it has none, MalformedFile if it does not load."""
+    from tokenizers import Tokenizer
+
+    if model.tokenizer is None:
+        return _slow_tokenizer(model.path)
+    try:
+        return Tokenizer.from_str(json.dumps(model.tokenizer))
+    except Exception as error:  # the library raises bare Exception for any fault
+        raise MalformedFile(f"tokenizer.json does not load: {error}") from error
+
+
+def surviving(tokenizer: Any) -> int:
+    """Return how many of the probes survive encode and decode."""
+    return sum(_survives(tokenizer, probe) for probe in PROBES)
+
+
+def _survives(tokenizer: Any, text: str) -> bool:
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return bool(ids) and str(tokenizer.decode(ids)).strip() == text.strip()
+
+
+def _slow_tokenizer(path: Path) -> Any:
+    """Load a tokenizer that exists only as vocabulary and merges or as a SentencePiece model."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.suffix != ".safetensors":
+        raise Inapplicable("the file carries no tokenizer")
+    if not any((folder / name).exists() for name in ("tokenizer.model", "vocab.json", "vocab.txt")):
+        raise Inapplicable("there is no tokenizer file")
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise MalformedFile(f"the tokenizer does not load: {error}") from error
+    return loaded.backend_tokenizer
