@@ -24,10 +24,10 @@ BATCH_TOKENS = 512
 _CELL_BLOCK = 256
 """llama.cpp rounds its cache up to this many cells."""
 
-_ERROR, _CONTINUED = 4, 5
-"""Levels of ggml_log_level."""
+_ERROR = 4
+"""Of ggml_log_level."""
 
-_GENERIC = ("failed to load model", "failed to initialize the context")
+_GENERIC = ("failed to load model", "failed to initialize the context", "failed to decode")
 """Parts of messages that only repeat that something failed; the line before says what."""
 
 _log: collections.deque[str] = collections.deque(maxlen=50)

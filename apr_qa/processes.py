@@ -145,6 +145,8 @@ def engine_environment(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": count,
+        # Spinning waits bring two processes on the same cores to a crawl.
+        "OMP_WAIT_POLICY": "passive",
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
     }

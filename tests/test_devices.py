@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ class Driver:
     def cuInit(self, flags: int) -> int:  # noqa: N802 - the name in the driver
         return self.started
 
-    def cuDeviceGetCount(self, count: object) -> int:  # noqa: N802 - the name in the driver
-        ctypes.cast(count, ctypes.POINTER(ctypes.c_int))[0] = self.devices  # type: ignore[arg-type]
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802 - the name in the driver
+        ctypes.cast(count, ctypes.POINTER(ctypes.c_int))[0] = self.devices
         return self.counted
 
 

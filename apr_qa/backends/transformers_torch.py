@@ -141,7 +141,7 @@ class TorchSession:
         self._rows = list(range(len(prompts)))
         self._mask = mask.to(device)
         self._cache = DynamicCache(config=self._model.config)
-        positions = (self._mask.cumsum(-1)*0 + torch.arange(width))
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         return self._forward(ids.to(device), positions)
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _WHOLE_NUMBER = rf"(?<![\w.])(?<!\d,){NUMBER}(?!\w|\.\d|,\d{{3}}(?!\d))"
 _LEADING = re.compile(rf"[\s*:]*(?={_WHOLE_NUMBER}|[-(])({RUN.pattern})(?!\w|\.\d)")
 _RESULT_WORDS = r"\b(?:answer|result|sum|difference|product|quotient|total|value|solution)\b"
+_ANNOUNCED = re.compile(rf"{_RESULT_WORDS}[^.\n=]{{0,40}}(?:\bis|:)$", re.IGNORECASE)
 _SPELT = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
@@ -79,6 +80,8 @@ def _judge(
         answer = answer.strip()[len(asked) - asked.endswith("=") :]
     if asked.endswith("=") and tokens:
         answer = f"{' '.join(tokens)} = {answer.lstrip().removeprefix('=')}"
+    elif begun := _ANNOUNCED.search(asked):
+        answer = f"{begun.group()} {answer.lstrip()}"
     stated = _stated(answer, tokens)
     wanted = _show(value)
     if stated is None:
@@ -129,16 +132,16 @@ def _without_echo(answer: str, tokens: tuple[str, ...]) -> str:
 
 def _stated(answer: str, tokens: tuple[str, ...]) -> Fraction | None:
     """Return the first result that the answer gives to the expression or announces."""
+    found = [
+        (said.start(), _end_of_chain(_without_echo(said.group(1), tokens)))
+        for said in re.finditer(
+            rf"{_RESULT_WORDS}[^.\n=]{{0,40}}?(?:\bis\b|=|:)([^\n]*)", answer, re.IGNORECASE
+        )
+    ]
     begun = re.search(rf"{_echo(tokens)}\s*(?:=|\bis\b|:)", answer) if tokens else None
     if begun:
-        value = _end_of_chain(answer[begun.end() :])
-        if value is not None:
-            return value
-    for said in re.finditer(rf"{_RESULT_WORDS}[^.\n=]{{0,40}}?(?:\bis\b|=|:)([^\n]*)", answer, re.IGNORECASE):
-        value = _end_of_chain(_without_echo(said.group(1), tokens))
-        if value is not None:
-            return value
-    return None
+        found.append((begun.start(), _end_of_chain(answer[begun.end() :])))
+    return min(((start, value) for start, value in found if value is not None), default=(0, None))[1]
 
 
 def _end_of_chain(text: str) -> Fraction | None:

@@ -52,17 +52,31 @@ _ASKS_FOR_CODE = re.compile(
     r"\b(?:code|function|program|script|class|method|snippet|algorithm|hello world)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_PROMPTS = (
-    "def fibonacci(n):\n",
-    "class Person:\n    def __init__(self, name):\n",
-    "async function fetchData(url) {\n",
-    "function add(a, b) {\n",
-    "fn main() {\n",
-    "fn add(a: i32, b: i32) -> i32 {\n",
-    'package main\n\nimport "fmt"\n\nfunc main() {\n',
-    "package main\n\nfunc add(a int, b int) int {\n",
-    "public class Main {\n    public static void main(String[] args) {\n",
-    "public class Person {\n",
+_TASKS = (
+    "fibonacci",
+    "factorial",
+    "is_prime",
+    "square",
+    "double",
+    "count_digits",
+    "is_even",
+    "sum_to",
+    "reverse",
+)
+_OPENED = {
+    "python": "def {name}(n):\n",
+    "javascript": "function {name}(n) {{\n",
+    "rust": "fn {name}(n: u64) -> u64 {{\n",
+    "go": "package main\n\nfunc {name}(n int) int {{\n",
+    "java": "public class Main {{\n    public static long {name}(long n) {{\n",
+}
+_PROGRAMS = (
+    ("python", "class Person:\n    def __init__(self, name):\n"),
+    ("javascript", "async function fetchData(url) {\n"),
+    ("rust", "fn main() {\n"),
+    ("go", 'package main\n\nimport "fmt"\n\nfunc main() {\n'),
+    ("java", "public class Main {\n    public static void main(String[] args) {\n"),
+    *((language, text.format(name=name)) for name in _TASKS for language, text in _OPENED.items()),
 )
 
 
@@ -88,15 +102,15 @@ class CodeSyntax:
         """Return openings of programs in the five languages, or in ``params["language"]`` only."""
         from hypothesis import strategies as st
 
-        wanted = str(params.get("language") or "")
-        prompts = [prompt for prompt in _PROMPTS if not wanted or _opened(prompt) == _canonical(wanted)]
-        return st.sampled_from(prompts or list(_PROMPTS)).map(
-            lambda prompt: Claim(
+        wanted = _canonical(str(params.get("language") or ""))
+        programs = [drawn for drawn in _PROGRAMS if wanted in ("", drawn[0])] or list(_PROGRAMS)
+        return st.sampled_from(programs).map(
+            lambda drawn: Claim(
                 gate_id="F-QUAL-CODE",
                 kind="generate",
-                prompt=prompt,
+                prompt=drawn[1],
                 oracle=self.name,
-                expected=_opened(prompt),
+                expected=drawn[0],
                 max_tokens=64,
                 params=dict(params),
             )
@@ -162,7 +176,8 @@ def _readings(claim: Claim, text: str, language: str, cut: bool) -> Iterator[lis
         body, fence, _ = text.partition("```")
         if body.strip():
             yield [_Program(language, question + body, len(question.encode()), cut and not fence)]
-            yield from _unfenced(body, language, cut and not fence)
+            if question.strip().partition("\n")[0] in body:  # the model began the program again
+                yield from _unfenced(body, language, cut and not fence)
     blocks = list(_blocks(text, language, cut))
     if blocks:
         yield blocks

@@ -93,7 +93,7 @@ def _members(claim: Claim, params: dict[str, Any]) -> list[_Member]:
 def _listed(raw: Any, expected: Any) -> Iterator[_Member]:
     """Iterate over the members that a list of names and mappings means."""
     for item in [raw] if isinstance(raw, str) else raw or ():
-        entry = item if isinstance(item, Mapping) else {"oracle": str(item)}
+        entry: Mapping[str, Any] = item if isinstance(item, Mapping) else {"oracle": str(item)}
         name = str(entry.get("oracle", ""))
         if name == Composite.name:
             raise UsageError(
@@ -103,7 +103,7 @@ def _listed(raw: Any, expected: Any) -> Iterator[_Member]:
             name,
             bool(entry.get("optional")),
             entry.get("expected", expected),
-            {**(entry.get("params") or {})},
+            dict(entry.get("params") or {}),
         )
 
 

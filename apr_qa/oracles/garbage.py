@@ -31,7 +31,7 @@ _LEAKS = re.compile(
     r"<\|[A-Za-z0-9_▁]{2,40}\|>|\[/?INST\]|<</?SYS>>|<0x[0-9A-Fa-f]{2}>|<(?:pad|unk|bos|eos|mask)>"
     r"|\[(?:PAD|UNK|CLS|SEP|MASK)\]|<(?:start|end)_of_turn>|<unused\d+>|<extra_id_\d+>|<reserved_[a-z0-9_]+>"
 )
-_BYTE_MARKS = re.compile(r"[ĠĊ▁](?=\S)")
+_BYTE_MARKS = re.compile(r"(?<=[^\sA-ZĠĊ▁])(?:[ĠĊ]|▁(?=\w))|^[ĠĊ▁](?=\w+$)")  # Ġ is a letter of Maltese
 _LOOP = re.compile(r"(.{1,32}?)\1{4,}", re.DOTALL)
 _LOOP_REPEATS = 5
 _LOOP_MIN_CHARACTERS = 20
@@ -47,15 +47,34 @@ _SCRIPTS_MAX_CHARACTERS = 400
 _PROMPTS = (
     "Once upon a time",
     "The capital of France is",
-    "Explain what a model file is.",
-    "你好，请介绍一下你自己。",
-    "こんにちは、元気ですか？",
-    "Привет, как дела?",
+    "The meaning of life is",
+    "In the year 1969,",
+    "My favourite recipe begins with",
+    "今天天气很好，",
+    "日本の首都は",
+    "Москва — это",
     "مرحبا كيف حالك؟",
-    "Schreibe einen Satz über Hunde.",
+    "La capitale de la France est",
+    "Die Hauptstadt von Deutschland ist",
     "🙂🙂🙂",
     "'; DROP TABLE users; --",
     "<script>alert(1)</script>",
+)
+_TOPICS = (
+    "the sea",
+    "a small town",
+    "photosynthesis",
+    "music",
+    "trains",
+    "the moon",
+    "bread",
+    "winter",
+    "history",
+)
+_FRAMES = (
+    "The most interesting thing about {} is",
+    "A short introduction to {}:\n",
+    "Dear reader, today I write about {}",
 )
 
 
@@ -75,7 +94,8 @@ class Garbage:
         """Return prompts in several languages and unusual ones, all of which ask for some text."""
         from hypothesis import strategies as st
 
-        return st.sampled_from(_PROMPTS).map(
+        prompts = [*_PROMPTS, *(frame.format(topic) for frame in _FRAMES for topic in _TOPICS)]
+        return st.sampled_from(prompts).map(
             lambda prompt: Claim(
                 gate_id="F-QUAL-GARBAGE",
                 kind="generate",
@@ -128,18 +148,16 @@ def _leak(text: str, question: str) -> str:
     opened, closed = text.count("<s>"), text.count("</s>")
     if opened != closed and "<s>" not in question and "</s>" not in question:
         return f"special token {'<s>' if opened else '</s>'}"
-    marks = [match.group() for match in _BYTE_MARKS.finditer(text) if match.group() not in question]
-    spaces = sum(character.isspace() for character in text)
-    if marks and len(marks) > spaces and (len(marks) > 1 or text[0] == marks[0]):
-        return f"byte-level mark {marks[0]}"
-    return ""
+    mark = _BYTE_MARKS.search(text)
+    return f"byte-level mark {mark.group()}" if mark and mark.group() not in question else ""
 
 
 def _repetition(text: str, question: str, limits: dict[str, Any]) -> str:
     """Name a loop or a lack of variety that the question did not ask for."""
     if _ASKS_FOR_REPETITION.search(question):
         return ""
-    return _loop(text, question, float(limits["max_repetition_ratio"])) or _monotony(text, limits)
+    loop = _loop(text, question, float(limits["max_repetition_ratio"]))
+    return loop or ("" if _monotony(question, limits) else _monotony(text, limits))
 
 
 def _loop(text: str, question: str, limit: float) -> str:
@@ -196,7 +214,7 @@ def _monotony(text: str, limits: dict[str, Any]) -> str:
     marks = re.sub(r"([^\w\s])\1{3,}", r"\1\1\1", marks)  # a ruler counts as three of its characters
     counts, fewest = Counter(marks), int(limits["min_unique_chars"])
     if len(marks) >= 3 * fewest > 3 * len(counts) and not re.fullmatch(r"[\d.,+-]+", marks):
-        return f"only {len(counts)} different characters in {len(marks)}"
+        return f"{len(counts)} different characters among {len(marks)}"
     bits = -sum(n / len(marks) * math.log2(n / len(marks)) for n in counts.values())
     if len(marks) >= _ENTROPY_MIN_CHARACTERS and bits < float(limits["min_entropy"]):
         return f"{bits:.2f} bits a character"

@@ -41,7 +41,17 @@ _QUESTIONS = (
     ("Which animal says meow?", {"contains_any": ["cat", "kitten"]}),
     ("Answer with yes or no: is fire hot?", {"contains_any": ["yes"]}),
     ("What is the opposite of cold?", {"contains_any": ["hot", "warm"]}),
-    ("Complete: Monday, Tuesday,", {"contains": ["Wednesday"]}),
+    ("Monday, Tuesday,", {"contains": ["Wednesday"]}),
+    ("What is the capital of Germany?", {"contains": ["Berlin"]}),
+    ("What is the capital of Italy?", {"contains": ["Rome"]}),
+    ("What is the capital of Japan?", {"contains": ["Tokyo"]}),
+    ("What is frozen water called?", {"contains": ["ice"]}),
+    ("Who wrote Romeo and Juliet?", {"contains": ["Shakespeare"]}),
+    ("How many legs does a spider have?", {"contains_any": ["8", "eight"]}),
+    ("How many months does a year have?", {"contains_any": ["12", "twelve"]}),
+    ("Which star does the Earth go around?", {"contains": ["Sun"]}),
+    ("A, B, C, D,", {"contains": ["E"]}),
+    ("January, February, March,", {"contains": ["April"]}),
 )
 
 
