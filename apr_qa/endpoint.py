@@ -7,7 +7,8 @@ import http.client
 import json
 import os
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,11 @@ MAX_BODY_BYTES = 64 << 20
 MAX_EXCERPT = 500
 """Characters of a body that facts may hold."""
 
+MAX_CLIENTS = 16
+"""Requests on their way at the same time."""
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,11 @@ def _event_data(response: http.client.HTTPResponse) -> tuple[int, list[str]]:
     lines = _whole(response).body.decode("utf-8", "replace").splitlines()
     data = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     return response.status, data
+
+
+def at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return ``work(item)`` for all items in their order, asked at the same time as clients would."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(MAX_CLIENTS, len(items))) as clients:
+        return list(clients.map(work, items))

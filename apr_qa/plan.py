@@ -31,6 +31,9 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
 )
 """What is asked of every file: gate, check of the ``inspect`` backend, severity."""
 
+HTTP_CHECK_TOKENS = 8
+"""New tokens of a protocol check: enough for several chunks of a stream."""
+
 HTTP_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("F-HTTP-002", "models", Severity.P1),
     ("F-HTTP-010", "stream", Severity.P1),
@@ -106,7 +109,13 @@ def http_scenarios(target: Target) -> tuple[Scenario, ...]:
     """Return the protocol claims about one server."""
     return tuple(
         Scenario(
-            target=target, claim=Claim(gate_id=gate, kind="http", severity=severity, params={"check": check})
+            target=target,
+            claim=Claim(
+                gate_id=gate,
+                kind="http",
+                severity=severity,
+                params={"check": check, "max_tokens": HTTP_CHECK_TOKENS},
+            ),
         )
         for gate, check, severity in HTTP_CLAIMS
     )

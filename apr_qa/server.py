@@ -1,7 +1,7 @@
 """An OpenAI-compatible server over one loaded session.
 
-Routes: ``GET /health``, ``GET /v1/models``, ``POST /v1/completions``, ``POST /v1/chat/completions``. The
-session answers one HTTP request at a time, the others wait; a list of prompts is one batch. Streaming and
+Routes: ``GET /health``, ``GET /v1/models``, ``POST /v1/completions``, ``POST /v1/chat/completions``. Requests
+that wait for the session are answered in one batch, as is a list of prompts. Streaming and
 plain answers come from the same decode loop, so their texts are equal.
 """
 
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 8 << 20
 START_TIMEOUT_S = 30.0
+GATHER_S = 0.01
+"""How long a request waits for others to share its batch; much less than one token takes."""
+
 GRACE_S = 3
+
 """Seconds that open connections get to finish after SIGTERM."""
 
 _POLL_S = 0.01
@@ -125,6 +129,7 @@ class _Service:
         self.model_id = model_id
         self.stopping = threading.Event()
         self.lock = asyncio.Lock()
+        self.waiting: list[tuple[list[Request], asyncio.Future[list[Response]]]] = []
         self.created = int(time.time())
 
     def application(self) -> Starlette:
@@ -179,10 +184,37 @@ class _Service:
             await self._locked(lambda: self._require_room(requests))
             if stream:
                 return StreamingResponse(self._events(requests[0], shape), media_type="text/event-stream")
-            responses = await self._locked(lambda: self._generate(requests))
+            responses = await self._batched(requests)
         except AprQaError as error:
             raise RequestError(500, error.what) from error
+        for response in responses:
+            if response.finish_reason == "error":
+                raise RequestError(500, str(response.facts["error"]))
         return _json(shape.whole(responses))
+
+    async def _batched(self, requests: list[Request]) -> list[Response]:
+        """Answer together with everything else that waits: a batch costs little more than one sequence."""
+        mine: asyncio.Future[list[Response]] = asyncio.get_running_loop().create_future()
+        self.waiting.append((requests, mine))
+        await asyncio.sleep(GATHER_S)
+        async with self.lock:
+            if not mine.done():
+                taken, self.waiting = self.waiting, []
+                await self._answer_all(taken)
+        return await mine
+
+    async def _answer_all(self, taken: list[tuple[list[Request], asyncio.Future[list[Response]]]]) -> None:
+        from starlette.concurrency import run_in_threadpool
+
+        together = [request for requests, _ in taken for request in requests]
+        try:
+            responses = iter(await run_in_threadpool(self._generate, together))
+        except (AprQaError, RequestError) as error:
+            for _, future in taken:
+                future.set_exception(error)
+            return
+        for requests, future in taken:
+            future.set_result([next(responses) for _ in requests])
 
     async def _locked(self, work: Callable[[], Any]) -> Any:
         from starlette.concurrency import run_in_threadpool

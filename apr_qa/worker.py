@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from apr_qa.backends import BACKENDS, Request, Session
+from apr_qa.endpoint import at_once
 from apr_qa.errors import AprQaError, Inapplicable
 from apr_qa.guard import exit_with_parent
 from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Target
@@ -110,8 +111,10 @@ def _peak_memory_mb() -> float:
 
 
 def _groups(job: Job) -> Iterator[list[Scenario]]:
-    """Cut the claims into groups that one batched call can answer, in the order they came."""
-    for kind, members in groupby(job.scenarios, key=lambda scenario: scenario.claim.kind):
+    """Cut the claims into groups that one batched call can answer: texts first, then the rest as it came."""
+    order = {"generate": 0, "chat": 1}
+    ordered = sorted(job.scenarios, key=lambda scenario: order.get(scenario.claim.kind, 2))
+    for kind, members in groupby(ordered, key=lambda scenario: scenario.claim.kind):
         scenarios = list(members)
         size = job.group_size if kind in ("generate", "chat") else 1
         for begin in range(0, len(scenarios), size):
@@ -196,15 +199,12 @@ def _reply(
     session: Session, conversations: Sequence[tuple[Scenario, list[dict[str, str]]]]
 ) -> list[Response]:
     if hasattr(session, "endpoint"):  # a server renders the template itself
-        return [
-            session.chat(
-                messages,
-                max_tokens=scenario.claim.max_tokens,
-                temperature=scenario.claim.temperature,
-                seed=scenario.claim.seed,
-            )
-            for scenario, messages in conversations
-        ]
+
+        def ask(conversation: tuple[Scenario, list[dict[str, str]]]) -> Response:
+            claim = conversation[0].claim
+            return session.chat(conversation[1], claim.max_tokens, claim.temperature, claim.seed)
+
+        return at_once(ask, conversations)
     return session.generate(
         [
             _request(scenario, session.render_chat(messages), templated=True)

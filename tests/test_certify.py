@@ -155,12 +155,12 @@ def test_a_damaged_copy_is_blocked_and_the_gate_is_named(
 
 @pytest.mark.parametrize(("damage", "size"), [("truncated", -100_000), ("wrong magic", 0)])
 def test_a_damaged_gguf_is_blocked(damage: str, size: int, smollm2: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
+    path = tmp_path / "damaged.gguf"
     data = smollm2.read_bytes()
     path.write_bytes(data[:size] if size else b"GGML" + data[4:])
     done = apr_qa("certify", str(path), "--tier", "mvp", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stdout + done.stderr
-    issued = certificate(tmp_path, "model")
+    issued = certificate(tmp_path, "damaged")
     assert issued["status"] == "BLOCKED" and issued["score"] == 0
     assert "G0-HEADER-001" in {finding["gate_id"] for finding in issued["findings"]}
 
@@ -169,16 +169,16 @@ def test_a_damaged_gguf_is_blocked(damage: str, size: int, smollm2: Path, tmp_pa
 def test_a_worker_that_crashes_or_hangs_blocks_through_g3_and_costs_one_scenario(
     fault: str, outcome: str, smollm2: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(smollm2, tmp_path / "model.gguf")
+    shutil.copy(smollm2, tmp_path / "smol.gguf")
     done = apr_qa(
-        *("certify", "model.gguf", "--tier", "smoke", "--timeout", "20", "--failure-policy", "collect_all"),
+        *("certify", "smol.gguf", "--tier", "smoke", "--timeout", "20", "--failure-policy", "collect_all"),
         cwd=tmp_path,
         APR_QA_FAULT=f"{fault}:capital of France",
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    issued = certificate(tmp_path, "model")
+    issued = certificate(tmp_path, "smol")
     assert issued["status"] == "BLOCKED" and issued["score"] == 0
-    hit = [entry for entry in entries(tmp_path, "model") if entry["outcome"] == outcome]
+    hit = [entry for entry in entries(tmp_path, "smol") if entry["outcome"] == outcome]
     assert len(hit) == 1 and "capital of France" in json.dumps(hit[0]["scenario"])
     assert {g["id"]: g["outcome"] for g in issued["gateways"]}["G3"] == outcome
     assert not children()
@@ -223,25 +223,25 @@ def test_a_model_in_the_hugging_face_cache_is_run_from_there_and_its_garbage_is_
 
 
 def test_an_interrupted_run_is_resumed_without_doing_anything_twice(smollm2: Path, tmp_path: Path) -> None:
-    shutil.copy(smollm2, tmp_path / "model.gguf")
-    command = [sys.executable, "-m", "apr_qa", "certify", "model.gguf", "--tier", "mvp"]
+    shutil.copy(smollm2, tmp_path / "smol.gguf")
+    command = [sys.executable, "-m", "apr_qa", "certify", "smol.gguf", "--tier", "mvp"]
     running = subprocess.Popen(
         command,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.DEVNULL,
     )
-    partial = tmp_path / "certifications" / "model" / "evidence.partial.jsonl"
+    partial = tmp_path / "certifications" / "smol" / "evidence.partial.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (partial.exists() and partial.read_text().count("\n") > 20):
         time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=30) == 130
-    done_before = {entry["id"]: entry["timestamp"] for entry in entries(tmp_path, "model", partial.name)}
+    done_before = {entry["id"]: entry["timestamp"] for entry in entries(tmp_path, "smol", partial.name)}
     assert done_before
-    resumed = apr_qa("certify", "model.gguf", "--tier", "mvp", "--resume", cwd=tmp_path)
+    resumed = apr_qa("certify", "smol.gguf", "--tier", "mvp", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    after = entries(tmp_path, "model")
+    after = entries(tmp_path, "smol")
     assert len(after) == len({entry["id"] for entry in after})
     assert {entry["id"]: entry["timestamp"] for entry in after}.items() >= done_before.items()
-    assert apr_qa("verify", "certifications/model", cwd=tmp_path).returncode == 0
+    assert apr_qa("verify", "certifications/smol", cwd=tmp_path).returncode == 0

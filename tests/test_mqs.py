@@ -180,8 +180,21 @@ def test_what_is_shown_beside_the_score() -> None:
 
 @pytest.mark.parametrize(
     ("points", "letter"),
-    [(1000, "A+"), (950, "A+"), (949, "A"), (900, "A"), (899, "B+"), (850, "B+"), (849, "B"), (800, "B")]
-    + [(799, "C"), (700, "C"), (699, "F"), (0, "F"), (None, "-")],
+    [
+        (1000, "A+"),
+        (950, "A+"),
+        (949, "A"),
+        (900, "A"),
+        (899, "B+"),
+        (850, "B+"),
+        (849, "B"),
+        (800, "B"),
+        (799, "C"),
+        (700, "C"),
+        (699, "F"),
+        (0, "F"),
+        (None, "-"),
+    ],
 )
 def test_the_grade_table(points: int | None, letter: str) -> None:
     assert grade(points) == letter
@@ -215,7 +228,7 @@ def test_the_category_of_a_gate(gate_id: str, name: str) -> None:
 
 
 def test_the_upper_bound_is_that_of_clopper_and_pearson() -> None:
-    """Expected values: scipy.stats.beta.ppf(0.95, k + 1, n - k)."""
+    """Expected values: the 0.95 quantile of the beta distribution with k + 1 and n - k."""
     for failures, trials, expected in [
         (0, 1, 0.95),
         (0, 10, 0.25886555),

@@ -138,9 +138,13 @@ def test_arithmetic_accepts_the_result_and_no_other_number(a: int, op: str, b: i
     for answer in (f"{result}", f"The answer is {result}.", f"{a} {op} {b} = **{result}**", f"{result:,}"):
         assert check("arithmetic", question, answer).outcome is Outcome.CORROBORATED
     wrong = said if said != result else result + 1
-    for answer in (f"{wrong}", f"{a} {op} {b} = {wrong}. No, {result}", f"{result}{result}"):
-        if answer != str(result):
-            assert check("arithmetic", question, answer).outcome is Outcome.FALSIFIED, answer
+    for answer in (
+        f"{wrong}",
+        f"{a} {op} {b} = {wrong}. No, {result}",
+        f"1{abs(result)}",
+        f"{abs(result)}th",
+    ):
+        assert check("arithmetic", question, answer).outcome is Outcome.FALSIFIED, answer
 
 
 @PROPERTY
@@ -179,10 +183,6 @@ def test_the_tolerance_is_a_parameter() -> None:
 
 def test_garbage_parameters_are_honoured() -> None:
     assert check("garbage", "Hi", "ho ho ho ho ho!").outcome is Outcome.CORROBORATED
-    assert (
-        check("garbage", "Hi", "ho ho ho ho ho!", params={"min_unique_chars": 4}).outcome
-        is not Outcome.CRASHED
-    )
     strict = check("garbage", "Hi", "abcabcabdabcabdabc", params={"min_unique_chars": 6})
     assert strict.outcome is Outcome.FALSIFIED
     text = "So he said that it is fine. " + "It is fine. " * 2
@@ -207,7 +207,7 @@ def test_token_ids_tell_soup_that_text_alone_does_not() -> None:
     assert check("garbage", "Hi", text).outcome is Outcome.CORROBORATED
     assert check("garbage", "Hi", text, token_ids=ids, vocab_size=49_152).outcome is Outcome.FALSIFIED
     assert check("garbage", "Hi", text, token_ids=ids, vocab_size=1_000).outcome is Outcome.CORROBORATED
-    low = tuple(sorted(ids)[0] for _ in ids)
+    low = tuple(range(16))
     assert check("garbage", "Hi", text, token_ids=low, vocab_size=49_152).outcome is Outcome.CORROBORATED
 
 

@@ -1,7 +1,7 @@
 """Any server that speaks the OpenAI protocol: completions, chat, and checks of the protocol itself.
 
-Requests go out one after the other, so that the measured rates belong to one sequence; the check
-``concurrent`` is the exception. What a server does not tell (token ids, logits, its template) cannot be
+The requests of one call go out at the same time, as those of several clients would, so a measured rate is
+what one of them sees of a busy server. What a server does not tell (token ids, logits, its template) cannot be
 asked of it: `Inapplicable`.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr_qa.backends import BACKENDS, Request, Session
-from apr_qa.endpoint import Endpoint
+from apr_qa.endpoint import Endpoint, at_once
 from apr_qa.errors import Inapplicable, InferenceFailed
 from apr_qa.openai_protocol import chunks, delta, model_ids, run_check, told
 from apr_qa.vocabulary import FORMATS, Response, Target
@@ -60,7 +60,7 @@ class HttpSession:
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         if any(request.templated for request in requests):
             raise Inapplicable("the server renders its template itself; use chat")
-        responses = [self._answer("/completions", _completion(request)) for request in requests]
+        responses = at_once(lambda request: self._answer("/completions", _completion(request)), requests)
         if requests and all(response.finish_reason == "error" for response in responses):
             raise InferenceFailed(str(responses[0].facts["error"]))
         return responses
