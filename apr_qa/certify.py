@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
+from apr_qa import bundle, evidence, judge, ledger, plan, resources, runner
 from apr_qa import certificate as certificates
-from apr_qa import evidence, judge, ledger, plan, resources, runner
 from apr_qa.errors import EnvironmentFault
 from apr_qa.gates import GATES
 from apr_qa.mqs import Score, score
@@ -85,9 +85,16 @@ def collect(prepared: Prepared, book: Playbook, settings: Settings, folder: Path
             writer.append(entry)
             watcher.happened(entry)
 
-        line = runner.Line(
-            settings.policy or book.failure_policy, record, andon=watcher.andon, budget_s=limits.budget_s
-        )
+        policy = settings.policy or book.failure_policy
+
+        def andon(entry: Evidence) -> None:
+            watcher.andon(entry)
+            if policy == "fail_fast":
+                for name, text in bundle.documents(header, entry).items():
+                    write_atomically(bundle.folder_of(folder) / name, text)
+                watcher.say(f"diagnostic bundle: {bundle.folder_of(folder)}")
+
+        line = runner.Line(policy, record, andon=andon, budget_s=limits.budget_s)
         batches = [b for b in (_remaining(batch, done) for batch in prepared.batches) if b.scenarios]
         with _interruptible(line):
             runner.run(batches, line, judge.judge, limits, jobs=jobs, threads=max(1, cores // jobs))

@@ -6,7 +6,7 @@ derived in the wave before the one that loads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target
 
@@ -59,8 +59,11 @@ class Batch(Record, frozen=True):
     """Base URL of a server that somebody else runs."""
 
 
-def file_batch(model: str, artifact: Artifact, wave: int) -> Batch:
-    """Return the claims about the file itself, answered by the ``inspect`` backend."""
+def file_batch(model: str, artifact: Artifact, wave: int, expected: Mapping[str, int] | None = None) -> Batch:
+    """Return the claims about the file itself, answered by the ``inspect`` backend.
+
+    ``expected`` holds the dimensions that the playbook states.
+    """
     target = Target(
         model=model,
         format=artifact.format,
@@ -76,6 +79,10 @@ def file_batch(model: str, artifact: Artifact, wave: int) -> Batch:
         )
         for gate, check, severity in FILE_CLAIMS
     )
+    if expected:
+        params = {"check": "expected", "dimensions": dict(expected)}
+        stated = Claim(gate_id="G0-EXPECTED-001", kind="inspect", severity=Severity.P0, params=params)
+        scenarios = (*scenarios, Scenario(target=target, claim=stated))
     return Batch(target=target, artifact=artifact, scenarios=scenarios, wave=wave)
 
 

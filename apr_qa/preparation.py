@@ -160,8 +160,10 @@ def _obstacle(facts: Mapping[str, Any]) -> str:
 def _batches(
     model: Model, book: Playbook, tier: Tier, stock: plan.Stock, settings: Settings, *, has_template: bool
 ) -> list[plan.Batch]:
+    stated = book.expected_dimensions
     batches = [
-        plan.file_batch(model.id, a, stock.wave(a) if a.origin == "derived" else 0) for a in stock.artifacts
+        plan.file_batch(model.id, a, stock.wave(a) if a.origin == "derived" else 0, stated)
+        for a in stock.artifacts
     ]
     batches += stock.conversions
     drawn = claims(book, tier)

@@ -27,6 +27,16 @@ _DIMENSIONS = (
     "vocab_size",
     "max_position_embeddings",
 )
+_CONFIG_KEYS = {
+    "hidden_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "vocab_size": "vocab_size",
+    "intermediate_dim": "intermediate_size",
+}
+"""Names that playbooks use for dimensions -> keys of a Hugging Face configuration."""
+
 _SHOWN = 20
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
 _EMBEDDINGS = (
@@ -62,6 +72,8 @@ class Inspection(Mute):
         }
         if check == "provenance":
             return self.provenance(str(params["origin"]))
+        if check == "expected":
+            return self.stated(params["dimensions"])
         return checks[check]()
 
     # ---- headers
@@ -126,6 +138,10 @@ class Inspection(Mute):
             "found": shape[0] if shape else None,
             "tokenizer": highest,
         }
+
+    def stated(self, dimensions: Mapping[str, int]) -> dict[str, Any]:
+        found = {name: self.model.config.get(_CONFIG_KEYS[name]) for name in dimensions}
+        return {"expected": dict(dimensions), "found": found}
 
     # ---- tensors
 

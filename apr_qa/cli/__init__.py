@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "Run one playbook and write evidence and reports.",
     "score": "Recompute the score of stored evidence.",
     "report": "Render reports from stored evidence.",
+    "replay": "Try one stored entry again.",
     "verify": "Recompute everything published and fail on the first difference.",
     "list-models": "List the models of the registry.",
     "generate": "Print the scenarios that a tier would run for a model.",

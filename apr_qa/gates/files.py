@@ -144,6 +144,18 @@ def tokenizer_is_usable(facts: Facts) -> Judgement:
     return corroborated(f"{facts['size']} tokens; {facts['probes']} probe texts survive encode and decode")
 
 
+def dimensions_are_as_stated(facts: Facts) -> Judgement:
+    expected, found = facts["expected"], facts["found"]
+    wrong = [
+        f"{name} is {found[name]}, stated {value}" for name, value in expected.items() if found[name] != value
+    ]
+    if wrong:
+        return falsified("; ".join(wrong))
+    if not expected:
+        return inconclusive("the playbook states no dimension")
+    return corroborated(f"{len(expected)} dimensions are as the playbook states")
+
+
 def provenance_is_recorded(facts: Facts) -> Judgement:
     if not facts["sha256"]:
         return falsified("the artifact has no content hash")
@@ -265,6 +277,15 @@ _g0(
     check=tokenizer_is_usable,
     corroborates={"present": True, "round_trips": 6, "probes": 6, "missing_special": [], "size": 49152},
     falsifies={"present": False, "round_trips": 0, "probes": 6, "missing_special": [], "size": 0},
+)
+_g0(
+    "G0-EXPECTED-001",
+    "The model has the dimensions that its playbook states",
+    "expected_* fields of the playbook against the configuration",
+    "all equal",
+    check=dimensions_are_as_stated,
+    corroborates={"expected": {"hidden_dim": 896}, "found": {"hidden_dim": 896}},
+    falsifies={"expected": {"hidden_dim": 896}, "found": {"hidden_dim": 1536}},
 )
 enter(
     Gate(
