@@ -9,14 +9,19 @@ from apr_qa.errors import EXIT_BUG, EXIT_INTERRUPTED, AprQaError
 
 def main() -> None:
     """Run the command line; a user's mistake never shows a traceback."""
+    import click
+
     from apr_qa.cli import command_line
 
     try:
-        command_line()
+        sys.exit(command_line.main(standalone_mode=False))
+    except click.ClickException as mistake:
+        mistake.show()
+        sys.exit(mistake.exit_code)
     except AprQaError as refusal:
         print(f"error: {refusal}", file=sys.stderr)  # noqa: T201 - the only place errors are printed
         sys.exit(refusal.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
