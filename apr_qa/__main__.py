@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from apr_qa.errors import EXIT_BUG, EXIT_INTERRUPTED, AprQaError
+from apr_qa.errors import EXIT_BUG, EXIT_ENVIRONMENT, EXIT_INTERRUPTED, AprQaError
 
 
 def main() -> None:
@@ -14,12 +14,14 @@ def main() -> None:
     from apr_qa.cli import command_line
 
     try:
-        sys.exit(command_line.main(standalone_mode=False))
+        sys.exit(command_line.main(prog_name="apr-qa", standalone_mode=False))
     except click.ClickException as mistake:
         mistake.show()
         sys.exit(mistake.exit_code)
     except AprQaError as refusal:
-        print(f"error: {refusal}", file=sys.stderr)  # noqa: T201 - the only place errors are printed
+        from apr_qa.cli.console import refused
+
+        print(f"error: {refused(refusal)}", file=sys.stderr)  # noqa: T201 - the only place errors are printed
         sys.exit(refusal.exit_code)
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)  # noqa: T201
@@ -27,6 +29,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(EXIT_INTERRUPTED)
+    except OSError as fault:
+        if fault.filename is None:
+            _report_bug()
+            sys.exit(EXIT_BUG)
+        print(f"error: {fault.filename}: {fault.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_ENVIRONMENT)
     except Exception:  # noqa: BLE001 - the last line of defence: a bug of ours, with something to paste
         _report_bug()
         sys.exit(EXIT_BUG)

@@ -20,7 +20,7 @@ from apr_qa import bundle, evidence, judge, ledger, plan, resources, runner
 from apr_qa import certificate as certificates
 from apr_qa.errors import EnvironmentFault
 from apr_qa.gates import GATES
-from apr_qa.mqs import Score, score
+from apr_qa.mqs import DEV_CHECKS, Score, score
 from apr_qa.playbook import Playbook
 from apr_qa.preparation import Prepared, Settings, Watcher, prepare, prepare_endpoint
 from apr_qa.reports import REPORTS, GateInfo, Run
@@ -45,9 +45,15 @@ def certify(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
     interrupted (the partial evidence stays and ``Settings.resume`` goes on from it).
     """
     run = execute(model, tier, book, settings, watcher)
-    if "/" in model.id:
+    if "/" in model.id and tier not in DEV_CHECKS:
         enter(run, Path(settings.output))
     return run
+
+
+def folder_of(model: Model, tier: Tier, settings: Settings) -> Path:
+    """Return where a run is stored: a development check must not overwrite what certifies the model."""
+    folder = Path(settings.output) / model.slug
+    return folder / "checks" / tier if tier in DEV_CHECKS else folder
 
 
 def execute(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Run:
@@ -56,7 +62,7 @@ def execute(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
         prepared = prepare_endpoint(model, tier, book, settings)
     else:
         prepared = prepare(model, tier, book, settings, watcher)
-    folder = Path(settings.output) / model.slug
+    folder = folder_of(model, tier, settings)
     run = judged(collect(prepared, book, settings, folder, watcher))
     publish(run, folder)
     return run
@@ -156,11 +162,16 @@ def _interruptible(line: runner.Line) -> Iterator[None]:
 def judged(path: Path) -> Run:
     """Return everything that follows from one evidence file, and from nothing else."""
     header, entries = evidence.read(path)
+    return assessed(header, entries, evidence.sha256(path))
+
+
+def assessed(header: EvidenceHeader, entries: Sequence[Evidence], evidence_sha256: str) -> Run:
+    """Return verdicts, score and certificate of evidence in any order."""
     entries = tuple(sorted(entries, key=_reading_order))
     header = _with_hashes(header, entries)
     verdicts = judge.verdicts(header, entries)
     result = scored(header, entries, verdicts)
-    issued = certificates.issue(header, entries, result, evidence.sha256(path))
+    issued = certificates.issue(header, entries, result, evidence_sha256)
     return Run(
         header=header,
         evidence=entries,
@@ -178,7 +189,8 @@ def scored(header: EvidenceHeader, entries: Sequence[Evidence], verdicts: Sequen
         if entry.response is not None and entry.scenario.claim.kind in ("generate", "chat")
     }
     gateways = [verdict for verdict in verdicts if verdict.gate_id in judge.GATEWAYS]
-    return score(header.tier, gateways, entries, header.cells, len(covered & set(header.cells)))
+    covered_cells = len(covered & set(header.cells))
+    return score(header.tier, gateways, entries, header.cells, covered_cells, header.planned)
 
 
 def _reading_order(entry: Evidence) -> tuple[str, ...]:

@@ -85,7 +85,18 @@ def read(path: Path) -> tuple[EvidenceHeader, tuple[Evidence, ...]]:
         header = _HEADER.decode(lines[0])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EvidenceDamaged(f"not an evidence header: {error}", where=f"{path}:1") from error
-    return header, tuple(_entry(path, number, line) for number, line in enumerate(lines[1:], start=2))
+    seen: dict[str, int] = {}
+    entries = []
+    for number, line in enumerate(lines[1:], start=2):
+        entry = _entry(path, number, line)
+        if seen.setdefault(entry.id, number) != number:
+            raise EvidenceDamaged(
+                f"entry {entry.id} stands here for the second time, first in line {seen[entry.id]}",
+                where=f"{path}:{number}",
+                fix="a scenario has one outcome: run the certification again",
+            )
+        entries.append(entry)
+    return header, tuple(entries)
 
 
 def _entry(path: Path, number: int, line: bytes) -> Evidence:

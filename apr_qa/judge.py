@@ -40,9 +40,7 @@ def rejudge(entry: Evidence) -> Evidence:
     if entry.response is None:
         return entry
     judgement, metrics = judge(entry.scenario, entry.response)
-    return msgspec.structs.replace(
-        entry, outcome=judgement.outcome, reason=judgement.reason, metrics={**entry.metrics, **metrics}
-    )
+    return msgspec.structs.replace(entry, outcome=judgement.outcome, reason=judgement.reason, metrics=metrics)
 
 
 def verdicts(header: EvidenceHeader, evidence: Sequence[Evidence]) -> tuple[GateVerdict, ...]:

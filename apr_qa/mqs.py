@@ -132,15 +132,16 @@ def score(
     evidence: Sequence[Evidence],
     planned_cells: Sequence[str],
     covered_cells: int,
+    planned: int = 0,
 ) -> Score:
-    """Return the score of one model's evidence.
+    """Return the score of one model's evidence; fewer entries than ``planned`` leave the run incomplete.
 
     A gateway of G0…G4 that is not among ``gateways`` counts as unproven, an inapplicable one is left out
     unless all are. The order of ``gateways`` and ``evidence`` does not matter.
     """
     counts = Counter(entry.outcome for entry in evidence)
     held, counted = counts[Outcome.CORROBORATED], sum(counts[item] for item in Outcome if item.counted)
-    points, status, reason = _verdict(tier, gateways, evidence, (held, counted))
+    points, status, reason = _verdict(tier, gateways, evidence, (held, counted), planned)
     return Score(
         score=points,
         grade=NO_GRADE if status == PENDING else grade(points),
@@ -156,7 +157,11 @@ def score(
 
 
 def _verdict(
-    tier: Tier, gateways: Sequence[GateVerdict], evidence: Sequence[Evidence], held_of: tuple[int, int]
+    tier: Tier,
+    gateways: Sequence[GateVerdict],
+    evidence: Sequence[Evidence],
+    held_of: tuple[int, int],
+    planned: int,
 ) -> tuple[int | None, str, str]:
     """Return points, status and reason by the first case of the module's table that holds."""
     broken = [f"{item.gate_id} ({item.outcome})" for item in gateways if item.outcome and item.outcome.failed]
@@ -169,6 +174,12 @@ def _verdict(
         return base, BLOCKED, f"P0 failed: {', '.join(sorted(blocking))}"
     if unproven:
         return None, PENDING, f"unproven: {', '.join(unproven)}"
+    if len(evidence) < planned:
+        return (
+            None,
+            PENDING,
+            f"run incomplete: {planned - len(evidence)} of {planned} scenarios left no evidence",
+        )
     skipped = sum(entry.outcome is Outcome.SKIPPED for entry in evidence)
     if skipped:
         return None, PENDING, f"run incomplete: {skipped} of {len(evidence)} scenarios were skipped"

@@ -224,11 +224,12 @@ def stock(
     truth = by_format.get("safetensors")
     described = "safetensors"
     if truth is None:
-        origin = by_format.get("gguf") or by_format["apr"]
+        kept = next((artifact for artifact in found if artifact.origin == "source"), None)
+        origin = kept or by_format.get("gguf") or by_format["apr"]
         described = f"derived from {origin.format}"
         truth = origin if obstacle else make(origin, "safetensors", "")
     for format_name, quantization in wanted:
-        have = [a for a in artifacts if a.format == format_name]
+        have = [a for a in artifacts if a.format == format_name and a.origin != "source"]
         if have and (not quantization or any(a.quantization == quantization for a in have)):
             continue
         if obstacle:

@@ -10,6 +10,7 @@ import msgspec
 
 from apr_qa import __version__, asking, clock, plan, workspace
 from apr_qa.backends import BACKENDS
+from apr_qa.errors import ModelUnavailable
 from apr_qa.playbook import Playbook
 from apr_qa.resolve import resolve
 from apr_qa.scenarios import claims, for_modality
@@ -63,8 +64,7 @@ class Prepared(Record, frozen=True):
 
 def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Prepared:
     """Resolve the model, look at what was found, and decide everything that will be tried."""
-    given = {name: Path(path) for name, path in settings.given.items()}
-    found = resolve(model, given, download=settings.download)
+    found = _artifacts(model, settings)
     probes = [_probed(artifact) for artifact in found]
     for artifact, _ in probes:
         watcher.say(f"{artifact.format} {artifact.quantization or '?'}: {artifact.source}")
@@ -72,7 +72,7 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
     stock = plan.stock(
         model.id,
         [artifact for artifact, _ in probes],
-        _wanted(book, {artifact.format for artifact in found}),
+        _wanted(book, {artifact.format for artifact in found if artifact.origin != "source"}),
         _derived,
         _obstacle(facts),
     )
@@ -113,15 +113,32 @@ def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Setting
     return Prepared(header=header, batches=(batch,))
 
 
+def _artifacts(model: Model, settings: Settings) -> list[Artifact]:
+    """Return what is there: what the user brings instead of what is found, and what the truth is made from.
+
+    When the user brings the only format that the model was found in, what was found is still the source that
+    the ground truth is derived from: origin ``source``, inspected but not run.
+    """
+    given = {name: Path(path) for name, path in settings.given.items()}
+    artifacts = resolve(model, given, download=settings.download)
+    if not given or any(artifact.format == "safetensors" for artifact in artifacts):
+        return artifacts
+    try:
+        found = resolve(model, {}, download=False)
+    except ModelUnavailable:
+        return artifacts
+    displaced = [artifact for artifact in found if artifact.format in given]
+    return artifacts + [msgspec.structs.replace(artifact, origin="source") for artifact in displaced[:1]]
+
+
 def _probed(artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
     """Hash an artifact and let a worker read its header; a header that is refused leaves facts empty."""
     facts = asking.ask(artifact, "header")
-    known = msgspec.structs.replace(
-        artifact,
-        sha256=workspace.content_sha256(Path(artifact.path)),
-        quantization=str(facts.get("quantization", "")),
-    )
-    return known, facts
+    quantization = str(facts.get("quantization", ""))
+    if artifact.origin == "source":
+        quantization += " (source)"  # keeps its claims apart from those about what the user brings
+    sha256 = workspace.content_sha256(Path(artifact.path))
+    return msgspec.structs.replace(artifact, sha256=sha256, quantization=quantization), facts
 
 
 def _wanted(book: Playbook, found: set[str]) -> list[tuple[str, str]]:
@@ -168,7 +185,7 @@ def _batches(
     batches += stock.conversions
     drawn = claims(book, tier)
     for artifact in stock.artifacts:
-        if artifact.format not in book.formats:
+        if artifact.format not in book.formats or artifact.origin == "source":
             continue
         for device in book.backends:
             batches += _cell_batches(model, book, stock, artifact, device, drawn, settings, has_template)

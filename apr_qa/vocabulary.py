@@ -164,7 +164,7 @@ class Scenario(Record, frozen=True):
         return digest(self.target, self.claim)
 
 
-class Response(Record, frozen=True):
+class Response(Record, frozen=True, omit_defaults=False):
     """What came back: generated text only (no prompt, no banner), or the facts of a file.
 
     Timings are in seconds and measured; what was not measured is ``None``.
@@ -192,7 +192,7 @@ class Judgement(Record, frozen=True):
     reason: str
 
 
-class Evidence(Record, frozen=True):
+class Evidence(Record, frozen=True, omit_defaults=False):
     """What happened to one scenario."""
 
     id: str
@@ -206,7 +206,7 @@ class Evidence(Record, frozen=True):
     timestamp: str = ""
 
 
-class EvidenceHeader(Record, frozen=True):
+class EvidenceHeader(Record, frozen=True, omit_defaults=False):
     """First line of an evidence file: all that is needed to judge, verify and replay the rest."""
 
     apr_qa: str

@@ -50,9 +50,21 @@ class Channel:
         os.dup2(2, 1)
 
     def say(self, event: str, **fields: Any) -> None:
-        line = msgspec.json.encode({"event": event, **fields}) + b"\n"
+        try:
+            line = msgspec.json.encode({"event": event, **fields}) + b"\n"
+        except UnicodeEncodeError:  # half a surrogate pair, which a server may send and JSON cannot hold
+            line = msgspec.json.encode({"event": event, **_legal(msgspec.to_builtins(fields))}) + b"\n"
         while line:
             line = line[os.write(self._fd, line) :]
+
+
+def _legal(value: Any) -> Any:
+    """Write what is no Unicode text as an escape, so that the evidence shows it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_legal(key): _legal(item) for key, item in value.items()}
+    return [_legal(item) for item in value] if isinstance(value, list) else value
 
 
 def main() -> None:

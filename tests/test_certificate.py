@@ -112,7 +112,7 @@ def test_an_unproven_gateway_has_no_outcome() -> None:
 def test_a_speed_is_the_median_of_the_run_modality_and_null_where_nothing_was_measured() -> None:
     evidence = [
         entry(1, speed=10.0),
-        entry(2, speed=30.0),
+        entry(2, speed=90.0),
         entry(3, speed=20.0),
         entry(4, speed=999.0, modality="chat"),
         entry(5, speed=999.0, text=""),

@@ -102,6 +102,8 @@ MALFORMED = {
     "unknown dtype": (raw_file({"w": entry("F31", [1], 0, 4)}, bytes(4)), "unknown dtype 'F31'"),
     "dtype is a list": (raw_file({"w": entry([], [1], 0, 4)}, bytes(4)), "unknown dtype"),  # type: ignore[arg-type]
     "negative dimension": (raw_file({"w": entry("F32", [-1], 0, 4)}, bytes(4)), "shape is no list"),
+    "shape is a number": (raw_file({"w": entry("F32", 1, 0, 4)}, bytes(4)), "shape is no list"),
+    "shape is an object": (raw_file({"w": entry("F32", {}, 0, 4)}, bytes(4)), "shape is no list"),
     "dimension is true": (raw_file({"w": entry("F32", [True], 0, 4)}, bytes(4)), "shape is no list"),
     "dimension is a fraction": (raw_file({"w": entry("F32", [1.0], 0, 4)}, bytes(4)), "shape is no list"),
     "shape overflows": (raw_file({"w": entry("F32", [2**40, 2**40], 0, 4)}, bytes(4)), "overflows"),

@@ -140,6 +140,12 @@ def test_a_p0_failure_blocks_with_the_base_score(outcome: Outcome) -> None:
     assert (unproven.score, unproven.status, unproven.grade) == (None, "BLOCKED", "-")
 
 
+def test_a_p0_claim_that_holds_or_cannot_be_judged_blocks_nothing() -> None:
+    for outcome in (Outcome.CORROBORATED, Outcome.INCONCLUSIVE, Outcome.INAPPLICABLE):
+        evidence = [*entries(corroborated=99), entry(outcome, severity=Severity.P0, n=99)]
+        assert scored(Tier.DEEP, evidence).status == "CERTIFIED"
+
+
 def test_a_skipped_scenario_makes_the_run_incomplete() -> None:
     result = scored(Tier.DEEP, entries(corroborated=99, skipped=1))
     assert (result.score, result.status) == (None, "PENDING")

@@ -68,7 +68,9 @@ def _version(ctx: click.Context, _: click.Parameter, value: Any) -> None:
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Completion in bash: eval "$(_APR_QA_COMPLETE=bash_source apr-qa)"; also zsh_source, fish_source.',
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."

@@ -8,19 +8,32 @@ from typing import Any
 
 import click
 
-from apr_qa.cli.console import Progress, note, print_json, style
-from apr_qa.cli.verdict import show
+from apr_qa.cli.arguments import (
+    POLICIES,
+    TIERS,
+    complete_family,
+    complete_model,
+    each_once,
+    given_artifacts,
+    policy_of,
+    tier_of,
+    writable_file,
+)
+from apr_qa.cli.console import Progress, note, print_json, refused, style
+from apr_qa.cli.verdict import passed, show
 from apr_qa.errors import EXIT_ENVIRONMENT, EXIT_FINDING, EXIT_OK, ModelUnavailable, UsageError
-from apr_qa.vocabulary import FORMATS, Tier
-
-POLICIES = ("stop_on_first", "stop_on_p0", "collect_all", "fail_fast")
+from apr_qa.vocabulary import Tier
 
 
 @click.command("certify")
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--family", help="All models of a family of the registry, e.g. qwen-coder.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
+@click.option(
+    "--family",
+    help="All models of a family of the registry, e.g. qwen-coder.",
+    shell_complete=complete_family,
+)
 @click.option("--all", "every", is_flag=True, help="Every model of the registry.")
-@click.option("--tier", type=click.Choice([*map(str, Tier), "full"]), default="mvp", show_default=True)
+@click.option("--tier", type=click.Choice(TIERS), default="mvp", show_default=True)
 @click.option(
     "--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own."
 )
@@ -29,7 +42,9 @@ POLICIES = ("stop_on_first", "stop_on_p0", "collect_all", "fail_fast")
 )
 @click.option("--failure-policy", type=click.Choice(POLICIES), help="When to stop; default: the playbook's.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure and write a diagnostic bundle.")
-@click.option("--junit", type=click.Path(dir_okay=False), help="Also write the JUnit report to this file.")
+@click.option(
+    "--junit", type=click.Path(dir_okay=False), help="Also write one JUnit report of all models to this file."
+)
 @click.option(
     "--timeout", type=click.FloatRange(min=0.1), help="Seconds a scenario may take; default: playbook."
 )
@@ -51,111 +66,108 @@ def command(**options: Any) -> None:
       apr-qa certify --family qwen-coder --tier mvp --junit report.xml
       apr-qa certify org/name --artifact gguf=my-q4_k_m.gguf
     """
-    from apr_qa import registry
+    from apr_qa import playbook, registry
+    from apr_qa.certify import folder_of
 
+    _only_one_way(options)
     models = registry.select(list(options["models"]), options["family"], options["every"])
-    tier = Tier.DEEP if options["tier"] == "full" else Tier(options["tier"])
-    given = given_artifacts(options["artifacts"])
-    if given and len(models) != 1:
+    tier = tier_of(options["tier"])
+    settings = settings_of(options)
+    if settings.given and len(models) != 1:
         raise UsageError("--artifact brings a file for one model", fix="name exactly one model")
+    each_once(folder_of(model, tier, settings) for model in models)
+    writable_file(options["junit"])
+    books = [(model, playbook.for_model(model, tier)) for model in models]
     if options["dry_run"]:
-        _show_plan(models, tier, as_json=options["as_json"])
+        _show_plan(books, tier, settings, as_json=options["as_json"])
         return
-    sys.exit(_certify_all(models, tier, given, options))
+    sys.exit(_certify_all(books, tier, settings, options))
 
 
-def given_artifacts(texts: tuple[str, ...]) -> dict[str, str]:
-    """Return format -> path from FORMAT=PATH options."""
-    given: dict[str, str] = {}
-    for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator or name not in FORMATS:
-            raise UsageError(
-                f"--artifact {text!r} is not FORMAT=PATH",
-                fix=f"FORMAT is one of {', '.join(FORMATS)}, e.g. --artifact gguf=model.gguf",
-            )
-        if not Path(path).exists():
-            raise UsageError(f"--artifact {text!r}: there is no such file", where=path, fix="check the path")
-        given[name] = path
-    return given
+def _only_one_way(options: dict[str, Any]) -> None:
+    ways = {"MODEL": options["models"], "--family": options["family"], "--all": options["every"]}
+    named = [name for name, value in ways.items() if value]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} were given together", fix="choose one of them")
 
 
-def settings_of(given: dict[str, str], options: dict[str, Any]) -> Any:
+def settings_of(options: dict[str, Any]) -> Any:
     """Return the settings that the options of certify and run have in common."""
     from apr_qa.preparation import Settings
 
     return Settings(
         output=options["output"],
-        given=given,
-        policy="fail_fast" if options["fail_fast"] else options["failure_policy"] or "",
+        given=given_artifacts(options["artifacts"]),
+        policy=policy_of(options["failure_policy"], options["fail_fast"]),
         timeout_s=options["timeout"] or 0.0,
         jobs=options["workers"] or 0,
         gpu=not options["no_gpu"],
         download=not options["offline"],
         resume=options["resume"],
+        endpoint=options.get("endpoint") or "",
     )
 
 
-def _certify_all(models: list[Any], tier: Tier, given: dict[str, str], options: dict[str, Any]) -> int:
-    from apr_qa import playbook
-    from apr_qa.certify import certify
+def _certify_all(books: list[Any], tier: Tier, settings: Any, options: dict[str, Any]) -> int:
+    from apr_qa import junit_documents
+    from apr_qa.certify import certify, folder_of
+    from apr_qa.reports import REPORTS
 
-    settings = settings_of(given, options)
-    certificates, missing, failed = [], [], 0
-    for model in models:
+    certificates, missing, documents = [], [], []
+    for model, book in books:
         with Progress(quiet=options["quiet"]) as progress:
             try:
-                run = certify(model, tier, playbook.for_model(model, tier), settings, progress)
+                run = certify(model, tier, book, settings, progress)
             except ModelUnavailable as refusal:
                 missing.append(model.id)
-                note(f"error: {model.id}: {refusal}")
+                documents.append(junit_documents.unavailable(model.id, refusal.what))
+                note(f"error: {refused(refusal)}")
                 continue
             except KeyboardInterrupt:
                 note("interrupted; the same command with --resume goes on where this stopped")
                 raise
         certificates.append(run.certificate)
-        failed += not passed(run.certificate)
-        folder = Path(settings.output) / model.slug
-        if options["junit"]:
-            Path(options["junit"]).write_text(
-                (folder / "report.xml").read_text(encoding="utf-8"), encoding="utf-8"
-            )
+        documents.append(REPORTS.get("junit").render(run))
         if not options["as_json"]:
-            show(run, folder)
-    if options["as_json"]:
+            show(run, folder_of(model, tier, settings))
+    if options["junit"]:
+        Path(options["junit"]).write_text(junit_documents.together(documents), encoding="utf-8")
+    return concluded(certificates, missing, as_json=options["as_json"])
+
+
+def concluded(certificates: list[dict[str, Any]], missing: list[str], *, as_json: bool) -> int:
+    """Print what is said about all models together and return the exit code."""
+    if as_json:
         print_json(certificates)
     if missing:
-        note(
-            style(
-                f"{len(missing)} of {len(models)} models could not be obtained: {', '.join(missing)}", "red"
-            )
-        )
+        total = len(certificates) + len(missing)
+        said = f"{len(missing)} of {total} models could not be obtained: {', '.join(missing)}"
+        note(style(said, "red"))
         return EXIT_ENVIRONMENT
-    return EXIT_FINDING if failed else EXIT_OK
+    return EXIT_OK if all(map(passed, certificates)) else EXIT_FINDING
 
 
-def passed(certificate: dict[str, Any]) -> bool:
-    """Say whether a certificate lets the command end with 0: certified, provisional, or a passed dev check."""
-    from apr_qa.mqs import DEV_CHECKS
+def _show_plan(books: list[Any], tier: Tier, settings: Any, *, as_json: bool) -> None:
+    from apr_qa import plan
+    from apr_qa.certify import folder_of
 
-    if certificate["status"] in ("CERTIFIED", "PROVISIONAL"):
-        return True
-    return (
-        Tier(certificate["tier"]) in DEV_CHECKS
-        and certificate["score"] is not None
-        and certificate["status"] == "PENDING"
-    )
-
-
-def _show_plan(models: list[Any], tier: Tier, *, as_json: bool) -> None:
-    from apr_qa import playbook
-
-    rows = []
-    for model in models:
-        book = playbook.for_model(model, tier)
-        rows.append({"model": model.id, "tier": str(tier), "playbook": book.name})
+    rows = [
+        {
+            "model": model.id,
+            "tier": str(tier),
+            "playbook": book.name,
+            "cells": list(plan.cells(book.formats, book.backends, book.modalities)),
+            "prompts_per_cell": 0 if tier is Tier.DIM_SMOKE else book.scenario_count,
+            "budget_s": book.budget_s,
+            "output": str(folder_of(model, tier, settings)),
+        }
+        for model, book in books
+    ]
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        click.echo(f"{row['model']}  tier {row['tier']}  playbook {row['playbook']}")
+        click.echo(
+            f"{row['model']}  tier {row['tier']}  playbook {row['playbook']}  {len(row['cells'])} cells"
+            f" × {row['prompts_per_cell']} prompts  within {row['budget_s']:g} s  → {row['output']}"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import click
 
+from apr_qa.errors import AprQaError, ModelUnavailable
 from apr_qa.visible import visible
 from apr_qa.vocabulary import Evidence, Outcome
 
@@ -34,6 +36,19 @@ def print_json(value: Any) -> None:
 def style(text: str, colour: str, *, bold: bool = False) -> str:
     """Colour text unless NO_COLOR is set; click drops the codes when the stream is no terminal."""
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=bold)
+
+
+def refused(refusal: AprQaError) -> str:
+    """Return a refusal as a person reads it: the places that were searched go one a line."""
+    if not isinstance(refusal, ModelUnavailable) or "; " not in refusal.where:
+        return str(refusal)
+    places = [f"  tried {place}" for place in refusal.where.split("; ")]
+    return "\n".join([refusal.what, *places, *([f"  fix: {refusal.fix}"] if refusal.fix else [])])
+
+
+def text_width() -> int:
+    """Return the columns that running text may take; ``COLUMNS`` and the terminal say, up to 100."""
+    return max(40, min(shutil.get_terminal_size((100, 24)).columns, 100))
 
 
 def note(text: str) -> None:
@@ -70,7 +85,9 @@ class Progress:
         if self.quiet:
             return
         if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
+            from rich.text import Text
+
+            self._live.console.print(Text.from_ansi(text))
         else:
             note(text)
 

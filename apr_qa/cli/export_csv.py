@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from apr_qa.errors import UsageError
+
 
 @click.command("export-csv")
 @click.option("--root", default="certifications", show_default=True, type=click.Path(path_type=Path))
@@ -20,6 +22,10 @@ def command(root: Path, output: Path | None, append: bool) -> None:
     """
     from apr_qa import certify, ledger, registry
 
+    if not root.is_dir():
+        raise UsageError(
+            "there is no such folder", where=str(root), fix="name it with --root, or run apr-qa certify first"
+        )
     path = output or root / certify.LEDGER_FILE
     known = ledger.pending_rows(registry.models())
     rows = ledger.read(path) if append and path.exists() else known

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
 
-from apr_qa.cli.console import print_json
+from apr_qa.cli.console import print_json, text_width
+from apr_qa.visible import visible
+
+LABEL = 17
 
 
-@click.group("gates", invoke_without_command=True)
+class GatesGroup(click.Group):
+    """A group whose refusal knows that the unknown command may be the id of a gate."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and args[0][:1].isupper():
+            raise click.UsageError(f"To explain a gate: apr-qa gates explain {args[0]}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group("gates", cls=GatesGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print all gates with their examples as JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
@@ -39,7 +56,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("gate_id")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(gate_id: str, as_json: bool) -> None:
-    """Explain one gate: hypothesis, measure, threshold, severity, source, and an example that falsifies it.
+    """Explain one gate: hypothesis, measure, threshold, severity, source, and what it accepts and refuses.
 
     \b
     Example:
@@ -47,15 +64,51 @@ def explain(gate_id: str, as_json: bool) -> None:
     """
     from apr_qa.gates import GATES
 
-    described = _described(GATES.get(gate_id))
+    gate = GATES.get(gate_id.upper())
     if as_json:
-        print_json(described)
+        print_json(_described(gate))
         return
     for name in ("id", "hypothesis", "severity", "category", "measure", "threshold", "source", "kind"):
-        if described[name]:
-            click.echo(f"{name:12} {described[name]}")
-    for name in ("corroborates", "falsifies"):
-        click.echo(f"{name:12} {msgspec.json.encode(described[name]).decode()}")
+        if value := str(getattr(gate, name)):
+            _labelled(name, [value])
+    _labelled("corroborated by", list(_example(gate, gate.corroborates)))
+    _labelled("falsified by", list(_example(gate, gate.falsifies)))
+
+
+def _labelled(label: str, lines: list[str]) -> None:
+    """Print lines beside a label, wrapped."""
+    for line in lines:
+        click.echo(
+            textwrap.fill(
+                visible(line),
+                width=text_width(),
+                initial_indent=f"{label:{LABEL}}",
+                subsequent_indent=" " * LABEL,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+        label = ""
+
+
+def _example(gate: Any, example: Any) -> Iterator[str]:
+    """Yield what a reader needs of an example: the rest is in the JSON."""
+    if gate.kind == "facts":
+        yield from (f"{name}: {_short(value)}" for name, value in example.items())
+    elif gate.kind == "text":
+        claim, response = example
+        yield f"asked: {claim.question!r}"
+        yield f"answer: {response.text!r}"
+    else:
+        _, entries = example
+        for entry in entries:
+            answer = entry.response.text if entry.response is not None else None
+            said = "" if answer is None else f", answer {answer!r}"
+            yield f"{entry.gate_id} {entry.scenario.target.cell} {entry.outcome}{said}"
+
+
+def _short(value: Any) -> str:
+    return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
 
 
 def _described(gate: Any) -> dict[str, Any]:

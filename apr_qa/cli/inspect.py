@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from apr_qa.cli.console import MARKS, print_json, style
 from apr_qa.errors import EXIT_FINDING
 from apr_qa.visible import visible
+from apr_qa.vocabulary import Evidence, Outcome
 
 
 @click.command("inspect")
@@ -30,11 +33,42 @@ def command(path: Path, tensors: bool, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
     else:
-        for name, value in found.header.items():
-            click.echo(f"{name:14} {visible(str(value))}")
-        for entry in found.evidence:
-            mark, colour = MARKS[entry.outcome]
-            click.echo(f"{style(mark, colour)} {entry.gate_id:20} {visible(entry.reason)[:300]}")
-        for row in found.tensors:
-            click.echo(f"  {visible(row['name'])}  {row['dtype']}  {row['shape']}")
+        _show_header(found.header)
+        _show_checks(found.evidence)
+        _show_tensors(found.tensors)
     sys.exit(EXIT_FINDING if any(entry.outcome.failed for entry in found.evidence) else 0)
+
+
+def _show_header(header: dict[str, Any]) -> None:
+    shown = {name.replace("_", " "): value for name, value in header.items() if name != "error"}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{name:{width}}  {_word(value)}")
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else visible(str(value))
+
+
+def _show_checks(evidence: Sequence[Evidence]) -> None:
+    """Print a line a check; checks that could not be made for one and the same reason share a line."""
+    unjudged = [entry for entry in evidence if entry.outcome is Outcome.INCONCLUSIVE]
+    shared = len(unjudged) > 1 and len({entry.reason for entry in unjudged}) == 1
+    shown = [entry for entry in evidence if not (shared and entry.outcome is Outcome.INCONCLUSIVE)]
+    width = max((len(entry.gate_id) for entry in shown), default=0)
+    for entry in shown:
+        mark, colour = MARKS[entry.outcome]
+        click.echo(f"{style(mark, colour)} {entry.gate_id:{width}}  {visible(entry.reason)[:300]}")
+    if shared:
+        mark, colour = MARKS[Outcome.INCONCLUSIVE]
+        click.echo(f"{style(mark, colour)} {len(unjudged)} other checks could not be made")
+
+
+def _show_tensors(tensors: Sequence[dict[str, Any]]) -> None:
+    names = max((len(visible(row["name"])) for row in tensors), default=0)
+    types = max((len(row["dtype"]) for row in tensors), default=0)
+    for row in tensors:
+        shape = " × ".join(map(str, row["shape"]))
+        click.echo(f"  {visible(row['name']):{names}}  {row['dtype']:{types}}  {shape}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from apr_qa.cli.console import print_json
 from apr_qa.errors import EXIT_FINDING, UsageError
 
 
@@ -14,7 +15,8 @@ from apr_qa.errors import EXIT_FINDING, UsageError
 @click.option("--readme", default="README.md", show_default=True, type=click.Path(path_type=Path))
 @click.option("--root", default="certifications", show_default=True, type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 if the table is not up to date.")
-def command(readme: Path, root: Path, check: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def command(readme: Path, root: Path, check: bool, as_json: bool) -> None:
     """Regenerate the table between the markers of a README from models.csv and the certificates.
 
     \b
@@ -23,16 +25,33 @@ def command(readme: Path, root: Path, check: bool) -> None:
     """
     from apr_qa import certify, ledger
 
-    if not readme.exists():
+    table = root / certify.LEDGER_FILE
+    text = _text(readme)
+    if not table.is_file():
+        raise UsageError(
+            "there is no model table",
+            where=str(table),
+            fix="name its folder with --root, or write it with apr-qa export-csv",
+        )
+    updated = ledger.splice(text, ledger.read(table), ledger.coverage_of(root))
+    state = "up to date" if updated == text else "not up to date" if check else "updated"
+    if state == "updated":
+        certify.write_atomically(readme, updated)
+    if as_json:
+        print_json({"readme": str(readme), "state": state})
+    else:
+        cure = "; run apr-qa readme-sync" if state == "not up to date" else ""
+        click.echo(f"{readme}: {state}{cure}")
+    sys.exit(EXIT_FINDING if state == "not up to date" else 0)
+
+
+def _text(readme: Path) -> str:
+    """Return the text with the line ends it has."""
+    if not readme.is_file():
         raise UsageError("there is no such file", where=str(readme), fix="name it with --readme")
-    text = readme.read_bytes().decode("utf-8")
-    rows = ledger.read(root / certify.LEDGER_FILE)
-    updated = ledger.splice(text, rows, ledger.coverage_of(root))
-    if updated == text:
-        click.echo(f"{readme} is up to date")
-        return
-    if check:
-        click.echo(f"{readme} is not up to date; run apr-qa readme-sync")
-        sys.exit(EXIT_FINDING)
-    certify.write_atomically(readme, updated)
-    click.echo(f"{readme} updated")
+    try:
+        return readme.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"byte {error.start} is not UTF-8", where=str(readme), fix="store it as UTF-8"
+        ) from None

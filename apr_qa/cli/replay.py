@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from apr_qa.cli.certify import given_artifacts
+from apr_qa.cli.arguments import given_artifacts
 from apr_qa.cli.console import MARKS, Progress, print_json, style
-from apr_qa.errors import EXIT_FINDING
+from apr_qa.errors import EXIT_FINDING, UsageError
 from apr_qa.visible import visible
 from apr_qa.vocabulary import Evidence
 
@@ -44,6 +44,13 @@ def command(
     from apr_qa import playbook, registry, replay
     from apr_qa.preparation import Settings
 
+    missing = [str(path) for path in roots if not path.is_dir()]
+    if missing or not evidence_id:
+        raise UsageError(
+            "there is no such folder" if missing else "the id is empty",
+            where=", ".join(missing),
+            fix="name the folder of the evidence with --root" if missing else "copy it from a report",
+        )
     places = list(roots) or [path for path in (Path("certifications"), Path("output")) if path.is_dir()]
     header, stored = replay.find(evidence_id, places)
     model = registry.select([named], None, False)[0] if named else header.model

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from apr_qa.errors import UsageError
+from apr_qa.cli.arguments import evidence_file, one_of
+from apr_qa.cli.console import print_json
 
 
 @click.command("report")
@@ -20,7 +21,8 @@ from apr_qa.errors import UsageError
 @click.option(
     "--formats", default="all", show_default=True, help="Comma-separated: junit, html, markdown, certificate."
 )
-def command(evidence: Path, output: Path | None, formats: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the paths as JSON.")
+def command(evidence: Path, output: Path | None, formats: str, as_json: bool) -> None:
     """Render reports from EVIDENCE, a file or the folder that holds evidence.jsonl.
 
     \b
@@ -30,18 +32,18 @@ def command(evidence: Path, output: Path | None, formats: str) -> None:
     from apr_qa import certify
     from apr_qa.reports import REPORTS
 
-    path = evidence / certify.EVIDENCE_FILE if evidence.is_dir() else evidence
+    path = evidence_file(evidence)
     names = {name: report.filename for name, report in REPORTS.items()} | {
         "certificate": certify.CERTIFICATE_FILE
     }
-    chosen = set(names) if formats == "all" else {name.strip() for name in formats.split(",")}
-    unknown = chosen - set(names)
-    if unknown:
-        raise UsageError(
-            f"no report is called {', '.join(sorted(unknown))}", fix=f"choose from {', '.join(sorted(names))}"
-        )
+    asked = names if formats == "all" else (name.strip() for name in formats.split(","))
+    chosen = sorted({one_of(name, sorted(names), "report") for name in asked})
     folder = output or path.parent
     documents = certify.documents(certify.judged(path))
-    for name in sorted(chosen):
+    for name in chosen:
         certify.write_atomically(folder / names[name], documents[names[name]])
+    if as_json:
+        print_json({name: str(folder / names[name]) for name in chosen})
+        return
+    for name in chosen:
         click.echo(folder / names[name])

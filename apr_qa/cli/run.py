@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from apr_qa.cli.certify import POLICIES, given_artifacts, passed, settings_of
-from apr_qa.cli.console import Progress, note, print_json
+from apr_qa.cli.arguments import POLICIES, TIERS, each_once, given_variables, tier_of
+from apr_qa.cli.certify import concluded, settings_of
+from apr_qa.cli.console import Progress, note, print_json, refused
 from apr_qa.cli.verdict import show
-from apr_qa.errors import EXIT_ENVIRONMENT, EXIT_FINDING, EXIT_OK, ModelUnavailable
+from apr_qa.errors import EnvironmentFault, InferenceFailed, ModelUnavailable, UsageError
+from apr_qa.vocabulary import Tier
+
+REACH_TIMEOUT_S = 10.0
 
 
 @click.command("run")
@@ -20,6 +23,7 @@ from apr_qa.errors import EXIT_ENVIRONMENT, EXIT_FINDING, EXIT_OK, ModelUnavaila
 @click.option(
     "--var", "variables", multiple=True, metavar="NAME=VALUE", help="Value of a ${NAME} in the playbook."
 )
+@click.option("--tier", type=click.Choice(TIERS), help="Whose pass rule applies; default: the playbook's.")
 @click.option(
     "--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own."
 )
@@ -46,39 +50,68 @@ def command(**options: Any) -> None:
       apr-qa run my.playbook.yaml --endpoint http://127.0.0.1:8080
     """
     from apr_qa import playbook
+    from apr_qa.certify import folder_of
 
-    variables = dict(text.partition("=")[::2] for text in options["variables"])
+    variables = given_variables(options["variables"], options["playbooks"])
     books = [playbook.load(path, variables) for path in options["playbooks"]]
+    chosen = [(book, _tier(book, options["tier"])) for book in books]
+    settings = settings_of(options)
+    if settings.given and settings.endpoint:
+        raise UsageError("--artifact and --endpoint were given together", fix="choose one of them")
+    each_once(folder_of(book.subject, tier, settings) for book, tier in chosen)
     if options["dry_run"]:
-        for book in books:
-            click.echo(f"{book.source}: {book.name}, model {book.subject.id}, tier {book.tier}")
+        _show_plan(chosen, as_json=options["as_json"])
         return
-    sys.exit(_run_all(books, options))
+    if settings.endpoint:
+        _reach(settings.endpoint)
+    sys.exit(_run_all(chosen, settings, options))
 
 
-def _run_all(books: list[Any], options: dict[str, Any]) -> int:
-    from apr_qa.certify import execute
+def _reach(endpoint: str) -> None:
+    """Refuse a server that is not there: nothing would be learned about the model."""
+    from apr_qa.endpoint import Endpoint
 
-    settings = settings_of(given_artifacts(options["artifacts"]), options)
-    settings = msgspec.structs.replace(settings, endpoint=options["endpoint"] or "")
-    certificates, missing, failed = [], 0, 0
-    for book in books:
+    try:
+        Endpoint(endpoint, timeout_s=REACH_TIMEOUT_S).get("/models")
+    except InferenceFailed as refusal:
+        raise EnvironmentFault(refusal.what, fix="start the server, or correct --endpoint") from None
+
+
+def _tier(book: Any, word: str | None) -> Tier:
+    tier: Tier | None = tier_of(word) if word else book.tier
+    if tier is None:
+        raise UsageError("the playbook names no tier", where=book.source, fix="say one with --tier")
+    return tier
+
+
+def _run_all(books: list[Any], settings: Any, options: dict[str, Any]) -> int:
+    from apr_qa.certify import execute, folder_of
+
+    certificates, missing = [], []
+    for book, tier in books:
         with Progress(quiet=options["quiet"]) as progress:
             try:
-                run = execute(book.subject, book.tier, book, settings, progress)
+                run = execute(book.subject, tier, book, settings, progress)
             except ModelUnavailable as refusal:
-                missing += 1
-                note(f"error: {book.subject.id}: {refusal}")
+                missing.append(book.subject.id)
+                note(f"error: {refused(refusal)}")
                 continue
             except KeyboardInterrupt:
                 note("interrupted; the same command with --resume goes on where this stopped")
                 raise
         certificates.append(run.certificate)
-        failed += not passed(run.certificate)
         if not options["as_json"]:
-            show(run, Path(settings.output) / book.subject.slug)
-    if options["as_json"]:
-        print_json(certificates)
-    if missing:
-        return EXIT_ENVIRONMENT
-    return EXIT_FINDING if failed else EXIT_OK
+            show(run, folder_of(book.subject, tier, settings))
+    return concluded(certificates, missing, as_json=options["as_json"])
+
+
+def _show_plan(books: list[Any], *, as_json: bool) -> None:
+    rows = [
+        {"playbook": book.source, "name": book.name, "model": book.subject.id, "tier": str(tier)}
+        for book, tier in books
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['playbook']}: {row['name']}, model {row['model']}, tier {row['tier']}")

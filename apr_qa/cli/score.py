@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from apr_qa.cli.certify import passed
+from apr_qa.cli.arguments import evidence_file
 from apr_qa.cli.console import print_json
-from apr_qa.cli.verdict import show
+from apr_qa.cli.verdict import passed, show
 from apr_qa.errors import EXIT_FINDING
 
 
@@ -25,7 +25,7 @@ def command(evidence: Path, as_json: bool) -> None:
     """
     from apr_qa import certify
 
-    path = evidence / certify.EVIDENCE_FILE if evidence.is_dir() else evidence
+    path = evidence_file(evidence)
     run = certify.judged(path)
     if as_json:
         print_json(run.certificate)

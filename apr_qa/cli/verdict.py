@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
 from apr_qa.cli.console import style
 from apr_qa.reports import Run
 from apr_qa.visible import visible
+from apr_qa.vocabulary import Tier
 
+MAX_FINDINGS = 10
 COLOURS = {"CERTIFIED": "green", "PROVISIONAL": "yellow", "BLOCKED": "red", "PENDING": "bright_black"}
+
+
+def passed(certificate: dict[str, Any]) -> bool:
+    """Say whether a certificate lets a command end with 0: certified, provisional, or a passed dev check."""
+    from apr_qa.mqs import DEV_CHECKS
+
+    if certificate["status"] in ("CERTIFIED", "PROVISIONAL"):
+        return True
+    return (
+        Tier(certificate["tier"]) in DEV_CHECKS
+        and certificate["score"] is not None
+        and certificate["status"] == "PENDING"
+    )
 
 
 def show(run: Run, folder: Path) -> None:
@@ -18,7 +35,7 @@ def show(run: Run, folder: Path) -> None:
     issued = run.certificate
     score = "no score" if issued["score"] is None else f"{issued['score']}/1000"
     status = style(issued["status"], COLOURS[issued["status"]], bold=True)
-    click.echo(f"\n{issued['model_id']}  {status}  {score}  grade {issued['grade']}  {issued['reason']}")
+    click.echo(f"{issued['model_id']}  {status}  {score}  grade {issued['grade']}  {issued['reason']}")
     upper = issued["failure_rate_upper_95"]
     bound = "" if upper is None else f", failure rate below {upper:.1%} with 95 % confidence"
     click.echo(f"coverage {issued['coverage']['text']}{bound}")
@@ -26,10 +43,18 @@ def show(run: Run, folder: Path) -> None:
         outcome = gateway["outcome"] or "unproven"
         colour = {"corroborated": "green", "unproven": "yellow"}.get(outcome, "red")
         click.echo(f"  {gateway['id']} {style(outcome, colour)}: {visible(gateway['reason'])}")
-    for finding in issued["findings"][:10]:
-        click.echo(
-            f"  {finding['severity']} {finding['gate_id']} {finding['target']}: {visible(finding['reason'])[:200]}"
-        )
-    if len(issued["findings"]) > 10:
-        click.echo(f"  … {len(issued['findings']) - 10} more findings")
+    _show_findings(issued)
     click.echo(f"report {folder / 'report.html'}")
+
+
+def _show_findings(issued: dict[str, Any]) -> None:
+    """Print the first findings; the same words about the same target are said once."""
+    lines = Counter(
+        f"{f['severity']} {f['gate_id']} {f['target']}: {visible(f['reason'])[:200]}"
+        for f in issued["findings"]
+    )
+    for line, times in list(lines.items())[:MAX_FINDINGS]:
+        click.echo(f"  {line}{f' ({times} times)' if times > 1 else ''}")
+    rest = issued["findings_total"] - sum(list(lines.values())[:MAX_FINDINGS])
+    if rest:
+        click.echo(f"  … {rest} more in the report")

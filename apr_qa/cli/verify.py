@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from apr_qa.cli.arguments import evidence_file
 from apr_qa.cli.console import print_json
 from apr_qa.errors import EXIT_FINDING, UsageError
 
@@ -28,7 +29,9 @@ def command(folders: tuple[Path, ...], root: Path, readme: Path, as_json: bool) 
     """
     from apr_qa import verify
 
-    chosen = list(folders) or sorted(path.parent for path in root.glob("*/evidence.jsonl"))
+    chosen = [evidence_file(path).parent for path in folders] or sorted(
+        path.parent for path in root.glob("*/evidence.jsonl")
+    )
     if not chosen:
         raise UsageError(
             "there is no certification to verify", where=str(root), fix="run apr-qa certify first"
@@ -44,5 +47,6 @@ def command(folders: tuple[Path, ...], root: Path, readme: Path, as_json: bool) 
         if len(differences) > 20:
             click.echo(f"… {len(differences) - 20} more")
     else:
-        click.echo(f"{len(chosen)} certifications verified: everything published follows from the evidence")
+        noun = "certification" if len(chosen) == 1 else "certifications"
+        click.echo(f"{len(chosen)} {noun} verified: everything published follows from the evidence")
     sys.exit(EXIT_FINDING if differences else 0)

@@ -18,6 +18,7 @@ tokens    text only  with token ids
 64        0.99       1.00
 ========  =========  ==============
 
+A second draw of 4000, after the thresholds were set: 0.04, 0.46, 0.91 and 0.99 by text, 0.04, 0.97, 1 and 1 by ids.
 The median id of ordinary Latin text was at most 0.06 of the vocabulary, that of 32 soup tokens at least 0.26.
 """
 
