@@ -86,8 +86,6 @@ def decode(payload: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -
     if dtype in ELEMENT_BYTES:
         return to_float32(payload, dtype, shape)
     count = math.prod(shape)
-    if count == 0:
-        return np.zeros(shape, np.float32)
     with np.errstate(all="ignore"):
         if dtype == Q8:
             scaled = payload[Q8_SCALE_BYTES:].view(np.int8).astype(np.float32)
@@ -100,10 +98,12 @@ def decode(payload: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -
             part = blocks[start : start + _CHUNK_BLOCKS]
             decoded = _q4_values(part) if dtype == "q4" else _ggml_values(part, dtype)
             flat[start * values : start * values + decoded.size] = decoded
-    if flat.size - count < values:
-        return flat[:count].reshape(shape)
-    # Every row was padded to whole blocks: more was stored than a flat run of blocks needs.
-    return np.ascontiguousarray(flat.reshape(count // shape[-1], -1)[:, : shape[-1]]).reshape(shape)
+    columns = shape[-1] if shape else 1
+    padded = -(-columns // values) * values
+    if dtype != "q4" and columns % values and flat.size * columns == count * padded:
+        # Every row starts a new block. Where both layouts have this size, the layout contract says rows.
+        return np.ascontiguousarray(flat.reshape(-1, padded)[:, :columns]).reshape(shape)
+    return flat[:count].reshape(shape)
 
 
 def encode(array: Any, dtype: str, name: str) -> Iterator[npt.NDArray[Any]]:

@@ -256,7 +256,7 @@ def enter(run: Run, root: Path) -> None:
     rows = ledger.record(rows, run.certificate)
     ledger.write(path, rows)
     readme = Path("README.md")
-    if readme.exists() and ledger.START in (text := readme.read_bytes().decode("utf-8")):
+    if readme.exists() and ledger.START in (text := readme.read_bytes().decode("utf-8", "surrogateescape")):
         write_atomically(readme, ledger.splice(text, rows, ledger.coverage_of(root)))
 
 
@@ -264,5 +264,5 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(text.encode("utf-8"))
+    temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
     temporary.replace(path)

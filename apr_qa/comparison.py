@@ -14,6 +14,7 @@ from apr_qa import comparison_tensors as tensors
 from apr_qa.backends import Mute
 from apr_qa.comparison_config import config_differences
 from apr_qa.comparison_generation import generation
+from apr_qa.comparison_names import tensor_set
 from apr_qa.comparison_storage import lineage, quantization
 from apr_qa.comparison_template import template_differences
 from apr_qa.comparison_tokenizer import tokenizer_differences
@@ -80,7 +81,7 @@ class Comparison(Mute):
 
     @functools.cached_property
     def _tensor_set(self) -> dict[str, Any]:
-        return tensors.tensor_set(self.truth, self.artifact)
+        return tensor_set(self.truth, self.artifact)
 
     @functools.cached_property
     def _sweep(self) -> tensors.Sweep:

@@ -18,7 +18,7 @@ from apr_qa.formats import OpenModel
 SHOWN = 20
 _FLOAT_TOLERANCE = 1e-6
 """GGUF keeps float32, whose resolution is 6e-8."""
-_ALIASES = {
+_ALIASES: Mapping[str, str] = {
     **{"n_embd": "hidden_size", "d_model": "hidden_size", "n_inner": "intermediate_size"},
     **{"n_layer": "num_hidden_layers", "num_layers": "num_hidden_layers", "n_head": "num_attention_heads"},
     **{"n_positions": "max_position_embeddings", "activation_function": "hidden_act"},
@@ -47,7 +47,7 @@ _FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma2": {"tie_word_embeddings": True},
     "gemma3_text": {"tie_word_embeddings": True},
 }
-_GGUF_NAMES = {
+_GGUF_NAMES: Mapping[str, str] = {
     **{"mistral": "llama", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"},
     **{"gemma3_text": "gemma3", "gpt_neox": "gptneox", "phi": "phi2", "cohere": "command-r"},
 }
@@ -95,7 +95,7 @@ _WRITTEN_LATER = {"layer_types"}
 """What newer versions of transformers derive and write, older ones do not."""
 _ROPE_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _ROPE_IN_GGUF = ("type", "theta", "factor", "original_max_position_embeddings", "low_freq_factor")
-_ROPE_NAMES = {"su": "longrope", "none": "default", None: "default"}
+_ROPE_NAMES: Mapping[Any, str] = {"su": "longrope", "none": "default", None: "default"}
 
 
 def config_differences(truth: OpenModel, artifact: OpenModel) -> dict[str, Any]:
@@ -120,10 +120,10 @@ def config_differences(truth: OpenModel, artifact: OpenModel) -> dict[str, Any]:
 
 def canonical(model: OpenModel) -> dict[str, Any]:
     """Return the configuration under canonical names with defaults filled in; rotary keys are ``rope.*``."""
-    raw = {_ALIASES.get(key, key): value for key, value in model.config.items() if value is not None}
-    text = raw.pop("text_config", None)
+    raw: dict[str, Any] = {_ALIASES.get(k, k): v for k, v in model.config.items() if v is not None}
+    text: Any = raw.pop("text_config", None)
     if isinstance(text, Mapping):
-        raw |= {_ALIASES.get(key, key): value for key, value in text.items() if value is not None}
+        raw |= {_ALIASES.get(k, k): v for k, v in text.items() if v is not None}
     fields = {key: value for key, value in raw.items() if key not in _IGNORED}
     if model.format == "gguf":
         fields = {**_from_metadata(model), **fields}
@@ -219,7 +219,7 @@ def _shared(
 
 def _equal(field: str, ours: Any, theirs: Any) -> bool:
     if field == "model_type":
-        return _GGUF_NAMES.get(ours, ours) == _GGUF_NAMES.get(theirs, theirs)
+        return _GGUF_NAMES.get(str(ours), str(ours)) == _GGUF_NAMES.get(str(theirs), str(theirs))
     if field == "tie_word_embeddings":
         # A head stored beside a tied embedding is judged by its values, a missing one is a lie.
         return bool(ours) or not theirs

@@ -1,4 +1,4 @@
-"""Two models tensor by tensor: names, shapes, and whether the values are as close as their type allows.
+"""Two models tensor by tensor: are the values as close as the type that they are stored in allows?
 
 An artifact's tensor is compared with the ground truth's, and its error with that of a healthy rounding of
 the ground truth to the same stored type (the *twin*). So no error is too large for its type by accident of
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.architectures import ARCHITECTURES, EMBEDDING, HEAD
-from apr_qa.formats import OpenModel, TensorInfo
+from apr_qa.architectures import EMBEDDING, HEAD
+from apr_qa.comparison_names import SHOWN, comparable, tied, weights
+from apr_qa.formats import OpenModel
 from apr_qa.healthy_rounding import EXACT, FLOATS, rounded
 from apr_qa.tensor_distance import Distance, Truth, looks_like, measure
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-SHOWN = 20
 TENSOR_FACTOR = 1.5
 """How much larger than the twin's a tensor's error may be (ggml's quantisers with and without importance
 matrix stay within 1.2 on SmolLM2-135M)."""
@@ -40,56 +39,8 @@ SAMPLE_VALUES = 1 << 16
 """Values of a quantised tensor from which the twin's error is estimated before it is doubted."""
 WORST = 1e9
 """Stands for infinity and NaN, which JSON has not."""
-_BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
 _GROUPS = (("norm", "norm"), ("embed_tokens", "embedding"), ("lm_head", "head"))
 _IMATRIX = "quantize.imatrix."
-
-
-def tied(model: OpenModel) -> bool:
-    """Say whether the output head is the embedding."""
-    return bool(model.config.get("tie_word_embeddings", False))
-
-
-def comparable(model: OpenModel) -> str:
-    """Return the architecture whose tensors have no canonical names in this file, or nothing."""
-    if model.format == "gguf" and model.architecture not in ARCHITECTURES:
-        return model.architecture or "(none)"
-    return ""
-
-
-def weights(model: OpenModel) -> dict[str, TensorInfo]:
-    """Return the tensors that carry information: no rotary buffers, no stored copy of a tied head."""
-    return {
-        name: info
-        for name, info in model.tensors.items()
-        if not name.endswith(_BUFFERS) and not (name == HEAD and tied(model))
-    }
-
-
-def tensor_set(truth: OpenModel, artifact: OpenModel) -> dict[str, Any]:
-    """Compare names and shapes under canonical names."""
-    unknown = comparable(artifact) or comparable(truth)
-    if unknown:
-        return {"unknown_architecture": unknown}
-    wanted, found = weights(truth), weights(artifact)
-    if HEAD not in wanted and EMBEDDING in wanted:
-        found.pop(HEAD, None)  # A copy of a tied head is judged by its values.
-    shared = [name for name in wanted if name in found]
-    mismatched = [
-        {"name": name, "artifact": list(found[name].shape), "truth": list(wanted[name].shape)}
-        for name in shared
-        if found[name].shape != wanted[name].shape
-    ]
-    shapes = {name: wanted[name].shape for name in shared}
-    return {
-        "compared": len(shared),
-        "matrices": sum(len(shape) > 1 for shape in shapes.values()),
-        "vectors": sum(len(shape) == 1 for shape in shapes.values()),
-        "missing": sorted(wanted.keys() - found.keys())[:SHOWN],
-        "unexpected": sorted(found.keys() - wanted.keys())[:SHOWN],
-        "mismatched": mismatched[:SHOWN],
-        "transposed": [m["name"] for m in mismatched if m["artifact"] == m["truth"][::-1]][:SHOWN],
-    }
 
 
 @dataclass(frozen=True)
@@ -205,7 +156,7 @@ def _pairs(truth: OpenModel, artifact: OpenModel) -> Iterator[tuple[str, str]]:
             if tied(artifact):
                 continue  # Every engine ignores it.
             counterpart = EMBEDDING
-        if counterpart in wanted and wanted[counterpart].shape == info.shape and prod(info.shape):
+        if counterpart in wanted and wanted[counterpart].shape == info.shape and 0 not in info.shape:
             yield name, counterpart
 
 

@@ -93,7 +93,11 @@ class Score(Record, frozen=True, omit_defaults=False):
 
 
 def grade(score: int | None) -> str:
-    """Return the grade of a score; ``-`` where there is none."""
+    """Return the grade of a score; ``-`` where there is none.
+
+    >>> grade(950), grade(800), grade(799), grade(0), grade(None)
+    ('A+', 'B', 'C', 'F', '-')
+    """
     if score is None:
         return NO_GRADE
     return next(letter for least, letter in GRADES if score >= least)
@@ -111,6 +115,11 @@ def failure_rate_upper(failures: int, trials: int, confidence: float = _CONFIDEN
     It is the rate at which so few failures would be seen with probability ``1 - confidence``: the root
     of ``P(X <= failures) = 1 - confidence`` for binomial X, found by bisection on the exact sum. About
     3/n for n trials without a failure. Source: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934) 404-413.
+
+    >>> round(failure_rate_upper(0, 100), 4), round(failure_rate_upper(1, 100), 4)
+    (0.0295, 0.0466)
+    >>> failure_rate_upper(0, 0) is None
+    True
     """
     if trials <= 0:
         return None

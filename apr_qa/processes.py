@@ -20,6 +20,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apr_qa.errors import EnvironmentFault
+
 STOP_GRACE_S = 10.0
 STDERR_TAIL_BYTES = 4_000
 
@@ -117,9 +119,27 @@ def _group_is_alive(group: int) -> bool:
     return True
 
 
+START_LIMIT_S = 60.0
+
+
 def worker(environment: Mapping[str, str]) -> Child:
-    """Start a worker that waits for its job on standard input."""
-    return Child(["-m", "apr_qa.worker"], environment)
+    """Start a worker that waits for its job on standard input.
+
+    Raises EnvironmentFault if it does not say hello: no model was touched yet, so none is to blame.
+    """
+    child = Child(["-m", "apr_qa.worker"], environment)
+    try:
+        greeting = child.receive(START_LIMIT_S)
+    except queue.Empty:
+        greeting = None
+    if greeting is None or greeting["event"] != "hello":
+        reason = (
+            f"a worker process could not start: {'hanging' if child.alive() else child.exit_description()}"
+        )
+        reason = with_last_words(reason, child)
+        child.close()
+        raise EnvironmentFault(reason, fix="apr-qa doctor says what is installed")
+    return child
 
 
 def server(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:

@@ -12,15 +12,11 @@ SHORT = """The ferry to the island leaves at 7:45 and costs 12.50 euros; childre
 On the deck an old man counts his change aloud: "two, four, six, eight, ten."
 
 def fare(age: int, price: float = 12.5) -> float:
-    \"\"\"Return what a passenger pays.\"\"\"
-    if age < 6:
-        return 0.0
-    return price * (0.5 if age < 15 else 1.0)
+    return 0.0 if age < 6 else price
 
 Größe und Gewicht: 3 kg. Привет! 東京は晴れです。 🙂 x = 17 * 3 - 9  # 42
-The harbour master wrote: the tide turns in forty minutes, so please be quick and hold on to your hats.
 """
-"""About 200 tokens in most vocabularies, 120 words of text."""
+"""About 120 tokens in most vocabularies."""
 
 _PARAGRAPHS = (
     "The clock in the kitchen had stopped at ten past four, and nobody in the house could agree on when that "
@@ -46,14 +42,15 @@ _REPEATED = (
     "Number {n}: the next morning the clock showed {hour}:{minute:02d}, which was {word} than the day before; "
     "they noted it, said nothing, and went to work."
 )
-_DAYS = 24
+_DAYS = 8
 _WORDS = ("later", "earlier", "no different")
 
 
 @functools.cache
 def long_text() -> str:
-    """Return a text of well over 1,000 tokens that ends far from where it begins."""
+    """Return a text of 600 to 900 tokens in most vocabularies that ends far from where it begins."""
     days = [
-        _REPEATED.format(n=n, hour=4 + n % 7, minute=(n * 13) % 60, word=_WORDS[n % 3]) for n in range(1, _DAYS + 1)
+        _REPEATED.format(n=n, hour=4 + n % 7, minute=(n * 13) % 60, word=_WORDS[n % 3])
+        for n in range(1, _DAYS + 1)
     ]
     return "\n\n".join([*_PARAGRAPHS, *days, "And the key, of course, was behind the shelf all along."])

@@ -57,7 +57,7 @@ def _document(path: Path, recomputed: str) -> Iterator[Difference]:
     if not path.exists():
         yield Difference(where=str(path), stored="nothing", recomputed="a document")
         return
-    stored = path.read_text(encoding="utf-8")
+    stored = path.read_text(encoding="utf-8", errors="replace")
     if stored == recomputed:
         return
     if path.suffix == ".json":
@@ -107,7 +107,7 @@ def table(root: Path, readme: Path) -> Iterator[Difference]:
             where=f"{path}: number of rows", stored=str(len(rows)), recomputed=str(len(expected))
         )
     if readme.exists():
-        text = readme.read_text(encoding="utf-8")
+        text = readme.read_text(encoding="utf-8", errors="replace")
         spliced = ledger.splice(text, expected, ledger.coverage_of(root))
         for number, (one, other) in enumerate(
             zip(text.splitlines(), spliced.splitlines(), strict=False), start=1

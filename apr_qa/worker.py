@@ -71,6 +71,7 @@ def main() -> None:
     """Read the job, load, answer, say goodbye; every refusal is a message, only a bug is a traceback."""
     os.environ.setdefault("PYTHONFAULTHANDLER", "1")
     channel = Channel()
+    channel.say("hello")
     job = msgspec.json.decode(_read_line(), type=Job)
     exit_with_parent()
     started = time.perf_counter()

@@ -22,11 +22,11 @@ settings.load_profile("apr-qa")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep tests away from the network and from the user's caches."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     patch.setenv("APR_QA_CACHE", str(tmp_path_factory.mktemp("cache")))
     patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
     patch.setenv("NO_COLOR", "1")
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "APR_QA_FAULT"):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "APR_QA_FAULT"):
         patch.delenv(name, raising=False)
     yield
     patch.undo()

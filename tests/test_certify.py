@@ -35,6 +35,19 @@ def apr_qa(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     )
 
 
+def processes_about(folder: Path) -> list[str]:
+    """Return the command lines of living processes that work in or on a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(folder) in words or (process / "cwd").resolve() == folder:
+                found.append(words)
+        except OSError:
+            continue
+    return found
+
+
 def certificate(cwd: Path, slug: str) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((cwd / "certifications" / slug / "certificate.json").read_text())
     return loaded
@@ -237,6 +250,7 @@ def test_an_interrupted_run_is_resumed_without_doing_anything_twice(smollm2: Pat
         time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=30) == 130
+    assert not processes_about(tmp_path)
     done_before = {entry["id"]: entry["timestamp"] for entry in entries(tmp_path, "smol", partial.name)}
     assert done_before
     resumed = apr_qa("certify", "smol.gguf", "--tier", "mvp", "--resume", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_what_is_not_a_regular_file_is_unavailable(tmp_path: Path) -> None:
         assert not is_file(path) and first_bytes(path, 4) == b""
         with pytest.raises(ModelUnavailable):
             open_binary(path)
+
+
+def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert first_bytes(tmp_path / "pipe", 4) == b""
+    with pytest.raises(ModelUnavailable):
+        open_binary(tmp_path / "pipe")
 
 
 def test_a_file_that_the_system_refuses_is_a_fault_of_the_environment(

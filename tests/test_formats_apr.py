@@ -177,6 +177,8 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "count bomb": (build({}, [W], count=2**32 - 1), "do not fit"),
     "index cut short": (build({}, [W], count=2, index_tail=bytes([40, 0, 65, 65])), "cut short in tensor 1"),
     "index not padded with zeros": (build({}, [W], index_tail=b"x"), "not padded with zeros"),
+    "a block of nothing after the index": (build({}, [W], index_tail=bytes(64)), "not padded with zeros"),
+    "q4 blocks row by row": (build({}, [("w", Q4, (2, 33), bytes(72))]), "72 bytes do not fit"),
     "metadata padding": (build({}, [W], metadata_pad=b" "), "padding after the metadata"),
     "payload padding": (build({}, [W], pad=b"x"), "padding after tensor 'w'"),
     "no tensors": (build({}, []), "no tensors"),
@@ -251,6 +253,11 @@ LAWFUL = {
     "signature of unknown layout after the payloads": build({}, [W], flags=0x0408, footer=False) + b"s" * 99,
     "payloads in another order than names": build(
         {}, [("a", F32, (2,), floats(3, 4)), W], offsets={"a": 64, "w": 0}
+    ),
+    "empty tensor that points into another payload": build(
+        {},
+        [("e", F32, (0,), b""), ("w", F32, (2,), floats(1, 2)), ("x", F32, (30,), bytes(120))],
+        offsets={"e": 128},
     ),
     "unset keys as null": build({"hidden_size": None, "model_type": None, "special_tokens": None}, [W]),
 }
@@ -423,6 +430,17 @@ def test_ggml_blocks_decode_as_the_gguf_package_does(dtype: str, shape: tuple[in
     assert np.array_equal(decode(blocks.reshape(-1), dtype, shape), expected)
 
 
+@pytest.mark.parametrize("dtype", GGML)
+def test_flat_blocks_with_a_ragged_end_decode_in_one_run(dtype: str) -> None:
+    values, block_bytes = BLOCKS[dtype]
+    shape = (5, values // 2 + 1)
+    blocks = np.random.default_rng(3).integers(0, 128, (3, block_bytes), dtype=np.uint8)
+    blocks[:, :4] = blocks[:, -4:] = 0x20
+    flat = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[dtype.upper()]).reshape(-1)
+    expected = flat[: 5 * shape[1]].reshape(shape)
+    assert np.array_equal(decode(blocks.reshape(-1), dtype, shape), expected)
+
+
 @pytest.mark.parametrize("dtype", ["q4_k", "q6_k"])
 def test_ragged_rows_are_told_from_flat_blocks_by_size(dtype: str, tmp_path: Path) -> None:
     block_bytes = BLOCKS[dtype][1]
@@ -465,13 +483,13 @@ def test_an_integer_tensor_reads_as_numbers(tmp_path: Path) -> None:
 
 
 def test_gguf_names_become_hugging_face_names(tmp_path: Path) -> None:
-    names = ("blk.10.ffn_gate_inp.weight", "blk.2.attn_k.bias", "other", "token_embd.weight")
+    names = ("blk.10.ffn_gate_inp.weight", "blk.2.attn_k.bias", "blk.2.unheard_of.bias", "token_embd.weight")
     stored: list[Stored] = [(name, F32, (4, 2), floats(*range(8))) for name in names]
     model = opened(tmp_path / "m.apr", build({"architecture": "qwen2"}, stored))
     assert {name: info.stored_name for name, info in model.tensors.items()} == {
         "model.layers.10.mlp.gate.weight": "blk.10.ffn_gate_inp.weight",
         "model.layers.2.self_attn.k_proj.bias": "blk.2.attn_k.bias",
-        "other": "other",
+        "blk.2.unheard_of.bias": "blk.2.unheard_of.bias",
         "model.embed_tokens.weight": "token_embd.weight",
     }
 
@@ -492,6 +510,14 @@ def test_llama_rows_in_gguf_order_are_read_in_hugging_face_order(
     expected = [0, 2, 1, 3, 4, 6, 5, 7] if moved else list(range(8))
     assert model.read(prefix + "q_proj.weight")[:, 0].tolist() == expected
     assert model.read(prefix + "v_proj.weight")[:, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("heads", ["2", 0, None, 3])
+def test_rows_stay_where_the_config_does_not_say_how_they_are_grouped(heads: Any, tmp_path: Path) -> None:
+    config = {"model_type": "llama", "num_attention_heads": heads, "num_key_value_heads": 1}
+    stored: list[Stored] = [("blk.0.attn_q.weight", F32, (8, 1), floats(*range(8)))]
+    model = opened(tmp_path / "m.apr", build({"hf_config": config}, stored))
+    assert model.read("model.layers.0.self_attn.q_proj.weight")[:, 0].tolist() == list(range(8))
 
 
 def test_dimensions_in_gguf_order_are_reversed(tmp_path: Path) -> None:
@@ -587,6 +613,15 @@ def test_a_plain_vocabulary_is_rebuilt_into_an_equal_tokenizer(make: Any, tmp_pa
             == theirs.encode(text, add_special_tokens=False).ids
         )
     assert rebuilt.generation_config["eos_token_id"] == metadata["tokenizer.eos_token_id"]
+
+
+def test_stated_token_types_decide_what_is_special(tmp_path: Path) -> None:
+    lists = {"tokenizer.vocabulary": ["a", "b", "ab", "<c>"], "tokenizer.merges": ["a b"]}
+    by_shape = opened(tmp_path / "m.apr", build(lists, [W])).tokenizer
+    stated = opened(tmp_path / "m.apr", build(lists | {"tokenizer.token_type": [1, 3, 1, 1]}, [W])).tokenizer
+    assert by_shape is not None and stated is not None
+    assert [entry["content"] for entry in by_shape["added_tokens"]] == ["<c>"]
+    assert [entry["content"] for entry in stated["added_tokens"]] == ["b"]
 
 
 def test_a_missing_splitting_rule_is_recorded_and_an_unknown_one_gives_no_tokenizer(tmp_path: Path) -> None:
@@ -759,6 +794,8 @@ def test_what_the_format_cannot_say_is_a_usage_error(tmp_path: Path) -> None:
         FORMAT.write(tmp_path / "m.apr", arrays(value, "q4_k"))
     with pytest.raises(UsageError, match="JSON"):
         FORMAT.write(tmp_path / "m.apr", arrays(value, "f32", {"limit": float("inf")}))
+    with pytest.raises(UsageError, match="8 dimensions"):
+        FORMAT.write(tmp_path / "m.apr", arrays({"a": np.zeros((1,) * 9, np.float32)}, "f32"))
     with pytest.raises(UsageError, match="256 bytes of name"):
         FORMAT.write(tmp_path / "m.apr", arrays({"n" * 300: value["a"]}, "f32"))
 

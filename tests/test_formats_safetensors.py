@@ -364,6 +364,21 @@ def test_an_adapter_beside_the_weights_is_left_aside(tmp_path: Path) -> None:
     assert FORMAT.open(tmp_path).files == (tmp_path / "weights.safetensors",)
 
 
+def test_an_index_over_a_single_file_is_lawful(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(GOOD)
+    write_index(tmp_path, {"w": "model.safetensors"})
+    assert [file.name for file in FORMAT.open(tmp_path).files] == [
+        "model.safetensors",
+        "model.safetensors.index.json",
+    ]
+
+
+def test_without_an_index_the_file_with_the_usual_name_counts(tmp_path: Path) -> None:
+    for name in ("consolidated", "model"):
+        (tmp_path / f"{name}.safetensors").write_bytes(GOOD)
+    assert FORMAT.open(tmp_path).files == (tmp_path / "model.safetensors",)
+
+
 def test_what_is_not_there_is_unavailable_not_malformed(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable):
         FORMAT.open(tmp_path / "absent")
@@ -501,6 +516,11 @@ def test_payloads_are_aligned_and_the_bytes_depend_on_the_content_alone(tmp_path
 def test_a_tokenizer_without_settings_is_taken_from_its_file(tmp_path: Path) -> None:
     FORMAT.write(tmp_path / "out", content_of(VALUES, tokenizer={"model": {}}))
     assert FORMAT.open(tmp_path / "out").tokenizer_config == {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def test_what_a_model_lacks_is_not_written(tmp_path: Path) -> None:
+    FORMAT.write(tmp_path / "out", content_of(VALUES))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -87,16 +87,17 @@ class Inspection(Mute):
             "bytes": sum(file.stat().st_size for file in model.files),
             "quantization": model.quantization,
             "architecture": model.architecture,
-            "convertible": self._convertible(),
+            "obstacle": self._obstacle(),
             "chat_template": bool(model.chat_template),
         }
 
-    def _convertible(self) -> bool:
+    def _obstacle(self) -> str:
+        """Say why the built-in converter cannot help with this model, or nothing."""
         try:
             require(self.model.config)
-        except AprQaError:
-            return False
-        return True
+        except AprQaError as refusal:
+            return refusal.what
+        return ""
 
     def config(self) -> dict[str, Any]:
         config, architecture = self.model.config, self.model.architecture

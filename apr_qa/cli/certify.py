@@ -33,7 +33,13 @@ from apr_qa.vocabulary import Tier
     shell_complete=complete_family,
 )
 @click.option("--all", "every", is_flag=True, help="Every model of the registry.")
-@click.option("--tier", type=click.Choice(TIERS), default="mvp", show_default=True)
+@click.option(
+    "--tier",
+    type=click.Choice(TIERS),
+    default="mvp",
+    show_default=True,
+    help="How much is tried; full: deep.",
+)
 @click.option(
     "--artifact", "artifacts", multiple=True, metavar="FORMAT=PATH", help="Bring a file of your own."
 )

@@ -98,11 +98,12 @@ def _check_destination(source: Path, destination: Path, format_name: str, force:
 
 def _check_source(found: Artifact, source: Path) -> None:
     from apr_qa import asking
+    from apr_qa.architectures import ARCHITECTURES
 
     header = asking.ask(found, "header")
     if "error" in header:
         raise MalformedFile(header["error"], where=str(source), fix="apr-qa inspect says more")
-    if not header["convertible"]:
+    if header["architecture"] not in ARCHITECTURES:
         raise UnsupportedArchitecture(
             f"the built-in converter does not know architecture {header['architecture']!r}",
             where=str(source),

@@ -10,7 +10,13 @@ from apr_qa.errors import UsageError
 
 
 @click.command("export-csv")
-@click.option("--root", default="certifications", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--root",
+    default="certifications",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the certifications.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: models.csv under --root.")
 @click.option("--append", is_flag=True, help="Keep rows of the output that have no certificate.")
 def command(root: Path, output: Path | None, append: bool) -> None:

@@ -18,12 +18,24 @@ from apr_qa.vocabulary import DEVICES, MODALITIES, Model, Target, Tier
 
 @click.command("generate")
 @click.argument("model", shell_complete=complete_model)
-@click.option("--tier", type=click.Choice(TIERS), default="mvp", show_default=True)
+@click.option(
+    "--tier",
+    type=click.Choice(TIERS),
+    default="mvp",
+    show_default=True,
+    help="How much is tried; full: deep.",
+)
 @click.option(
     "-c", "--count", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many."
 )
 @click.option(
-    "-f", "--format", "style", type=click.Choice(["yaml", "json", "jsonl"]), default="yaml", show_default=True
+    "-f",
+    "--format",
+    "style",
+    type=click.Choice(["yaml", "json", "jsonl"]),
+    default="yaml",
+    show_default=True,
+    help="How they are printed.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error.")
 def command(model: str, tier: str, count: int, style: str, quiet: bool) -> None:

@@ -12,8 +12,20 @@ from apr_qa.errors import EXIT_FINDING, UsageError
 
 
 @click.command("readme-sync")
-@click.option("--readme", default="README.md", show_default=True, type=click.Path(path_type=Path))
-@click.option("--root", default="certifications", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--readme",
+    default="README.md",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The file with the table.",
+)
+@click.option(
+    "--root",
+    default="certifications",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the certifications.",
+)
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 if the table is not up to date.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def command(readme: Path, root: Path, check: bool, as_json: bool) -> None:
@@ -33,7 +45,11 @@ def command(readme: Path, root: Path, check: bool, as_json: bool) -> None:
             where=str(table),
             fix="name its folder with --root, or write it with apr-qa export-csv",
         )
-    updated = ledger.splice(text, ledger.read(table), ledger.coverage_of(root))
+    rows, coverage = ledger.read(table), ledger.coverage_of(root)
+    try:
+        updated = ledger.splice(text, rows, coverage)
+    except UsageError as refusal:
+        raise UsageError(refusal.what, where=str(readme), fix=refusal.fix) from None
     state = "up to date" if updated == text else "not up to date" if check else "updated"
     if state == "updated":
         certify.write_atomically(readme, updated)

@@ -10,7 +10,7 @@ import msgspec
 
 from apr_qa.cli.arguments import given_artifacts
 from apr_qa.cli.console import MARKS, Progress, print_json, style
-from apr_qa.errors import EXIT_FINDING, UsageError
+from apr_qa.errors import EXIT_FINDING, ModelUnavailable, UsageError
 from apr_qa.visible import visible
 from apr_qa.vocabulary import Evidence
 
@@ -57,7 +57,13 @@ def command(
     book = playbook.for_model(model, header.tier)
     settings = Settings(given=given_artifacts(artifacts))
     with Progress(quiet=quiet) as progress:
-        done = replay.again(stored, header, model, book, settings, progress)
+        try:
+            done = replay.again(stored, header, model, book, settings, progress)
+        except ModelUnavailable as refusal:
+            if named or "/" in model.id:
+                raise
+            fix = "the evidence knows no path: say where the model is with --model PATH"
+            raise ModelUnavailable(refusal.what, where=refusal.where, fix=fix) from None
     if as_json:
         print_json({"stored": msgspec.to_builtins(stored), "now": msgspec.to_builtins(done.now)})
     else:

@@ -44,7 +44,8 @@ def show(run: Run, folder: Path) -> None:
         colour = {"corroborated": "green", "unproven": "yellow"}.get(outcome, "red")
         click.echo(f"  {gateway['id']} {style(outcome, colour)}: {visible(gateway['reason'])}")
     _show_findings(issued)
-    click.echo(f"report {folder / 'report.html'}")
+    if (folder / "report.html").exists():
+        click.echo(f"report {folder / 'report.html'}")
 
 
 def _show_findings(issued: dict[str, Any]) -> None:

@@ -14,8 +14,20 @@ from apr_qa.errors import EXIT_FINDING, UsageError
 
 @click.command("verify")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--root", default="certifications", show_default=True, type=click.Path(path_type=Path))
-@click.option("--readme", default="README.md", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--root",
+    default="certifications",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the certifications.",
+)
+@click.option(
+    "--readme",
+    default="README.md",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The file with the table.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def command(folders: tuple[Path, ...], root: Path, readme: Path, as_json: bool) -> None:
     """Recompute certificates, reports, model table and README table from evidence; fail on a difference.

@@ -22,8 +22,8 @@ from apr_qa.apr_metadata import (
 from apr_qa.apr_tokenizer import HF_TOKENIZER, HF_TOKENIZER_CONFIG, read_tokenizer, tokenizer_metadata
 from apr_qa.architectures import HEAD, interleaved_heads, separate_rows
 from apr_qa.byte_layout import check_shape, count_elements, dominant
-from apr_qa.errors import MalformedFile, ModelUnavailable, UsageError
-from apr_qa.file_access import MappedFiles, first_bytes, is_file, replacing_file
+from apr_qa.errors import MalformedFile, UsageError
+from apr_qa.file_access import MappedFiles, first_bytes, replacing_file
 from apr_qa.formats import FORMATS, ModelContent, TensorInfo
 from apr_qa.model_folder import stated_dtype
 from apr_qa.strict_json import dump_bytes, parse_object
@@ -95,8 +95,6 @@ class AprFormat:
 
     def open(self, path: Path) -> AprModel:
         """Check header, index, padding and checksums; raises MalformedFile or ModelUnavailable."""
-        if not is_file(path):
-            raise ModelUnavailable("no such file", where=str(path))
         container = read_container(path)
         metadata = normalised(parse_object(container.metadata, f"{path.name}: metadata"), path.name)
         tensors = _tensors(path, container, metadata)

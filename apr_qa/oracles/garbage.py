@@ -130,7 +130,7 @@ def _damage(text: str, question: str, finish_reason: str | None) -> str:
     """Name a character that no answer holds; a last character cut in half by max_tokens is no damage."""
     if finish_reason == "length":
         text = re.sub("\ufffd{1,3}$", "", text)
-    for character in set(text) - set(question) - set("\n\t\r"):
+    for character in sorted(set(text) - set(question) - set("\n\t\r")):
         category = unicodedata.category(character)
         if character == "\ufffd":
             return "replacement character U+FFFD"

@@ -1,0 +1,174 @@
+"""How far next-token distributions may be apart: a multiple of a healthy conversion of the same model.
+
+All divergences are in nats per token, all numbers measured on SmolLM2-135M unless a source is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apr_qa.errors import InferenceFailed
+
+MULTIPLE = 3.0
+"""How much further than a healthy conversion an artifact may be."""
+
+FLOORS: Mapping[str, tuple[float, float]] = {
+    # Storage type: least mean KL and least KL p99 that are granted, whatever the twin shows.
+    "f32": (1e-5, 1e-4),
+    "f16": (1e-4, 1e-3),
+    "bf16": (3e-3, 3e-2),
+}
+"""Noise of the engines on equal weights, with an order of magnitude above what SmolLM2-135M showed: F32 in
+llama.cpp against torch 6e-7 mean, 3e-6 max; F16 2e-6 and 1.6e-5; torch in bfloat16 1.1e-3 and 7e-3."""
+
+QUANTISED_FLOOR = (6e-3, 6e-2)
+"""llama.cpp rounds activations to int8 when it multiplies by quantised weights: the same Q4_1 weights gave
+1.8e-3 mean and 3.4e-2 max against torch in float32. Three times the mean, and nearly twice the maximum."""
+
+LOGIT_NOISE: Mapping[str, float] = {
+    **{
+        "f32": 0.05,
+        "f16": 0.15,
+        "bf16": 2.2,
+        "q8_0": 4.0,
+        "q6_k": 8.5,
+        "q5_k": 24.0,
+        "q5_1": 24.0,
+        "q5_0": 24.0,
+    },
+    **{"q4_k": 24.0, "q4_1": 24.0, "q4_0": 38.0},
+}
+"""Largest difference of a single logit that is granted at least: three times that of SmolLM2-135M (F32 0.015,
+F16 0.044, bfloat16 0.72, Q8_0 1.3, Q6_K 2.8, Q5_K_M 7.9, Q4_K_M 5.0, Q4_0 12.7)."""
+
+PERPLEXITY_FLOOR = 1.10
+"""Relative perplexity that any quantisation may cost (published: Q4_K_M of Llama-3-8B 1.03, Q3_K_M 1.11)."""
+
+UNCALIBRATED: Mapping[str, float] = {
+    **{"f32": 1e-5, "f16": 1e-4, "bf16": 5e-3, "q8_0": 1.2e-2, "q6_k": 4e-2, "q5_k": 0.18, "q5_1": 0.18},
+    **{"q5_0": 0.18, "q4_k": 0.2, "q4_1": 0.5, "q4_0": 0.9, "q3_k": 1.0, "q2_k": 2.0},
+}
+"""Mean KL where no twin could be made: three times what SmolLM2-135M, a small and so sensitive model,
+showed (Q8_0 3.7e-3, Q6_K 1.1e-2, Q5_K_M 5.9e-2, Q4_K_M 6.3e-2, Q4_0 0.29); published values of larger
+models (llama.cpp's perplexity README, Llama-3-8B: Q8_0 1.4e-3 … Q2_K 0.45) are far below."""
+
+_SHARES = {"kl_mean": 1.0, "kl_p99": 1.0, "kl_max": 2.0}
+"""The maximum of a few hundred tokens is noisy: healthy files reach KL 10 on single tokens of long texts."""
+
+
+def budget(quantization: str, twin_divergence: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the limits for an artifact of a storage type, by the name of what they limit.
+
+    With the divergence of a healthy twin (same type, same engines, same tokens) each is `MULTIPLE` of the
+    twin's number, but at least the floor of the type. Without one, `UNCALIBRATED` limits the mean, twenty
+    times it p99. ``top1`` is the least agreement: three times the twin's disagreement and three tokens of
+    grace.
+    """
+    kind = _kind(quantization)
+    noise = LOGIT_NOISE.get(kind, max(LOGIT_NOISE.values()))
+    limits: dict[str, Any] = {"quantization": quantization, "multiple": MULTIPLE, "logit_difference": noise}
+    mean_floor, p99_floor = FLOORS.get(kind, QUANTISED_FLOOR)
+    if twin_divergence is None:
+        mean = max(mean_floor, UNCALIBRATED.get(kind, max(UNCALIBRATED.values())))
+        means = {"kl_mean": mean, "kl_p99": 20 * mean, "kl_max": 100 * mean, "top1": 0.0}
+        return limits | means | {"calibrated": False, "perplexity_ratio": 1 + 10 * mean, "buckets": {}}
+    floors = {"kl_mean": mean_floor, "kl_p99": p99_floor, "kl_max": 5 * p99_floor}
+    limits |= {
+        key: max(floors[key], MULTIPLE * share * float(twin_divergence[key]))
+        for key, share in _SHARES.items()
+    }
+    grace = 3 / max(1, int(twin_divergence["tokens"]))
+    limits["top1"] = max(0.0, 1 - MULTIPLE * (1 - float(twin_divergence["top1"])) - grace)
+    ratio = abs(float(twin_divergence.get("perplexity_ratio") or 1.0) - 1)
+    return limits | {
+        "calibrated": True,
+        "logit_difference": max(noise, MULTIPLE * float(twin_divergence["logit_difference"])),
+        "perplexity_ratio": max(PERPLEXITY_FLOOR, 1 + MULTIPLE * ratio),
+        "buckets": {
+            name: max(2 * mean_floor, MULTIPLE * float(part["kl_mean"]))
+            for name, part in twin_divergence.get("buckets", {}).items()
+        },
+    }
+
+
+def overruns(
+    measured: Mapping[str, Any], limits: Mapping[str, Any], share: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return every number that leaves its limit; ``share`` of a limit may be asked for. NaN leaves all limits."""
+    found = [
+        {"what": key, "measured": measured[key], "limit": share * limits[key]}
+        for key in _SHARES
+        if not measured[key] <= share * limits[key]
+    ]
+    if not measured["top1"] >= limits["top1"]:
+        found.append({"what": "top1", "measured": measured["top1"], "limit": limits["top1"]})
+    for name, limit in limits.get("buckets", {}).items():
+        part = measured.get("buckets", {}).get(name)
+        if part is not None and not part["kl_mean"] <= share * limit:
+            what = f"kl_mean at positions {name}"
+            found.append({"what": what, "measured": part["kl_mean"], "limit": share * limit})
+    return found
+
+
+def parity_facts(
+    measured: Mapping[str, Any], limits: Mapping[str, Any], reference: str = ""
+) -> dict[str, Any]:
+    """Return the facts that the logit gates judge; ``reference`` names the engine that gave the truth."""
+    return {
+        "measured": dict(measured),
+        "limits": dict(limits),
+        "overruns": overruns(measured, limits),
+        "near": overruns(measured, limits, 0.5),
+        "reference": reference,
+    }
+
+
+def greedy_facts(
+    reference: Sequence[Sequence[int]],
+    test: Sequence[Sequence[int]],
+    leads: Sequence[Sequence[float]],
+    limits: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Compare greedy continuations of the same prompts up to the first token that differs.
+
+    ``leads`` are the reference's logits of first minus second choice, one per generated token. A lead below
+    twice the allowed difference of a logit is a near tie: there both continuations are the model's own.
+    """
+    if not reference or len(reference) != len(test) or not all(reference):
+        raise InferenceFailed(f"{len(reference)} continuations cannot be compared with {len(test)}")
+    tie = 2 * float(limits["logit_difference"])
+    equal, ties, differences = 0, 0, []
+    for number, (ours, theirs, lead) in enumerate(zip(reference, test, leads, strict=True)):
+        if list(ours) == list(theirs):
+            equal += 1
+            continue
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        at = next((i for i, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+        margin = lead[at] if at < len(lead) else 0.0
+        if margin <= tie:
+            ties += 1
+            continue
+        differences.append(
+            {
+                "prompt": number,
+                "at": at,
+                "truth": list(ours[at : at + 5]),
+                "artifact": list(theirs[at : at + 5]),
+                "lead": margin,
+            }
+        )
+    return {
+        "prompts": len(reference),
+        "equal": equal,
+        "ties": ties,
+        "tie": tie,
+        "differences": differences[:20],
+    }
+
+
+def _kind(quantization: str) -> str:
+    name = quantization.lower()
+    for suffix in ("_s", "_m", "_l"):
+        name = name.removesuffix(suffix) if name.endswith(f"_k{suffix}") else name
+    return name
