@@ -26,9 +26,10 @@ _SPELLINGS = {"fp16": "f16", "fp32": "f32", "float16": "f16", "bfloat16": "bf16"
 def declared_types(model: OpenModel) -> dict[str, str]:
     """Return who says which storage type: file name, header, configuration; silent sources are left out."""
     found: dict[str, str] = {}
-    match = _TYPE_IN_NAME.search(model.path.stem if model.path.is_file() else model.path.name)
-    if match:
-        found["file name"] = match[1].lower()
+    named = _TYPE_IN_NAME.findall(model.path.stem if model.path.is_file() else model.path.name)
+    if named:
+        # model-f16-q4_0 was quantised from f16: the last word counts.
+        found["file name"] = named[-1].lower()
     label = _file_type(model.metadata.get("general.file_type")) if model.format == "gguf" else ""
     if label:
         found["general.file_type"] = label

@@ -10,7 +10,7 @@ import msgspec
 
 from apr_qa import __version__, asking, clock, plan, workspace
 from apr_qa.backends import BACKENDS
-from apr_qa.errors import ModelUnavailable, UsageError
+from apr_qa.errors import ModelUnavailable
 from apr_qa.playbook import Playbook
 from apr_qa.resolve import resolve
 from apr_qa.scenarios import claims, for_modality
@@ -64,12 +64,6 @@ class Prepared(Record, frozen=True):
 
 def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watcher: Watcher) -> Prepared:
     """Resolve the model, look at what was found, and decide everything that will be tried."""
-    if tier is Tier.DIM_SMOKE:
-        raise UsageError(
-            "dim-smoke is allowed only for models whose kernel class an mvp run has proven, and this version knows "
-            "no kernel classes yet",
-            fix="use --tier smoke",
-        )
     found = _artifacts(model, settings)
     probes = [_probed(artifact) for artifact in found]
     for artifact, _ in probes:

@@ -27,6 +27,7 @@ from apr_qa.errors import MalformedFile, UsageError
 from apr_qa.formats import OpenModel
 from apr_qa.gates import GATES
 from apr_qa.healthy_rounding import rounded
+from apr_qa.parity_claims import FILE_PARITY, pair_gate
 from apr_qa.probe_texts import probe_texts
 from apr_qa.tensor_distance import Truth, measure
 from apr_qa.vocabulary import Artifact, Judgement, Outcome
@@ -695,6 +696,12 @@ def test_a_file_named_after_another_type_is_found(truths: dict[str, Path], tmp_p
     assert judged("quantization_declared", comparison).outcome is Outcome.FALSIFIED
 
 
+def test_the_last_type_in_a_file_name_counts(truths: dict[str, Path], tmp_path: Path) -> None:
+    path = artifact_of(truths["llama"], tmp_path, "gguf", "q8_0").rename(tmp_path / "tiny-f16-Q8_0.gguf")
+    comparison = Comparison(open_model(truths["llama"]), open_model(path))
+    assert judged("quantization_declared", comparison).outcome is Outcome.CORROBORATED
+
+
 def test_a_configuration_that_asks_for_a_smaller_range_is_found(
     truths: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -722,6 +729,18 @@ def test_lineage_must_name_the_truth(truths: dict[str, Path], tmp_path: Path) ->
 
 
 # ---- the pieces
+
+
+def test_every_claim_can_be_asked_and_judged(truths: dict[str, Path], tmp_path: Path) -> None:
+    path = artifact_of(truths["qwen3"], tmp_path, "gguf", "q8_0")
+    comparison = Comparison(open_model(truths["qwen3"]), open_model(path))
+    for gate_id, check, severity in (*FILE_PARITY, (pair_gate("safetensors", "gguf"), "parity", "P0")):
+        gate = GATES.get(gate_id)
+        assert gate.check is not None and gate.severity == severity
+        assert gate.check(comparison.http(check, {"origin": "derived"})).outcome is Outcome.CORROBORATED, (
+            gate_id
+        )
+    assert pair_gate("gguf", "gguf") == "" == pair_gate("safetensors", "onnx")
 
 
 def test_comparing_two_artifacts_by_path(truths: dict[str, Path], tmp_path: Path) -> None:

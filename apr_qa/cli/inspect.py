@@ -40,7 +40,11 @@ def command(path: Path, tensors: bool, as_json: bool) -> None:
 
 
 def _show_header(header: dict[str, Any]) -> None:
-    shown = {name.replace("_", " "): value for name, value in header.items() if name != "error"}
+    shown = {
+        name.replace("_", " "): value for name, value in header.items() if name not in ("error", "obstacle")
+    }
+    if "obstacle" in header:
+        shown["convertible"] = f"no: {header['obstacle']}" if header["obstacle"] else True
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         click.echo(f"{name:{width}}  {_word(value)}")
