@@ -9,18 +9,11 @@ from apr_qa.formats import OpenModel
 
 ROLES = ("bos", "eos", "pad")
 _END_OF_TURN = {
-    *(
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<end_of_turn>",
-        "<|end|>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-    ),
-    *("<EOT>", "_<EOT>", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "</s>", "<|return|>", "<|call|>"),
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>", "_<EOT>", "<end_of_utterance>", "<|return|>", "<|call|>"),
 }
-"""Tokens at which llama.cpp stops by their text alone (``src/llama-vocab.cpp``, special_eog_ids)."""
+"""Tokens at which llama.cpp stops by their text alone (``src/llama-vocab.cpp``, special_eog_ids); newer
+versions know a few more."""
 
 
 def ids_of(value: Any) -> set[int]:

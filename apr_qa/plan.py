@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from apr_qa.parity_claims import FILE_PARITY, pair_gate
 from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target
 
 ENGINES = {"safetensors": "transformers_torch", "apr": "transformers_torch", "gguf": "llama_cpp"}
@@ -54,7 +55,7 @@ class Batch(Record, frozen=True):
     inapplicable: str = ""
     """Why none of it can run on this machine."""
     source: Artifact | None = None
-    """What a conversion starts from; its result is ``artifact``."""
+    """What a conversion starts from, or what ``artifact`` is compared with."""
     endpoint: str = ""
     """Base URL of a server that somebody else runs."""
 
@@ -104,6 +105,35 @@ def conversion_batch(model: str, source: Artifact, wanted: Artifact, wave: int) 
     )
     scenario = Scenario(target=target, claim=claim)
     return Batch(target=target, artifact=wanted, scenarios=(scenario,), wave=wave, source=source)
+
+
+def comparison_batch(model: str, truth: Artifact, artifact: Artifact, wave: int) -> Batch:
+    """Return the claims that ``artifact`` is what the ground truth is, answered from both files."""
+    target = Target(
+        model=model,
+        format=artifact.format,
+        quantization=artifact.quantization,
+        backend="cpu",
+        modality="compare",
+        engine="comparison",
+    )
+    pair = pair_gate(truth.format, artifact.format)
+    asked = (*FILE_PARITY, *(((pair, "parity", Severity.P0),) if pair else ()))
+    scenarios = tuple(
+        Scenario(
+            target=target,
+            claim=Claim(
+                gate_id=gate,
+                kind="inspect",
+                severity=severity,
+                params={"check": check, "truth_sha256": truth.sha256}
+                if check == "lineage"
+                else {"check": check},
+            ),
+        )
+        for gate, check, severity in asked
+    )
+    return Batch(target=target, artifact=artifact, source=truth, scenarios=scenarios, wave=wave)
 
 
 def load_claim(modality: str) -> Claim:
@@ -186,6 +216,8 @@ class Stock(Record, frozen=True):
     refusals: dict[str, str]
     """Format -> why it can be neither found nor derived."""
     ground_truth: str
+    truth: Artifact | None
+    """The ground truth as safetensors; None where it can be neither found nor derived."""
 
     def wave(self, artifact: Artifact) -> int:
         return self.ready[key(artifact)]
@@ -242,4 +274,5 @@ def stock(
         conversions=tuple(conversions),
         refusals=refusals,
         ground_truth=described,
+        truth=truth if truth.format == "safetensors" else None,
     )

@@ -181,6 +181,7 @@ def _batches(
         for a in stock.artifacts
     ]
     batches += stock.conversions
+    batches += _comparisons(model, stock)
     drawn = claims(book, tier)
     for artifact in stock.artifacts:
         if artifact.format not in book.formats or artifact.origin == "source":
@@ -193,6 +194,18 @@ def _batches(
             scenarios = _scenarios(model, book, missing, device, drawn)
             batches += plan.inference_batches(missing, scenarios, wave=0, inapplicable=reason)
     return batches
+
+
+def _comparisons(model: Model, stock: plan.Stock) -> list[plan.Batch]:
+    """Compare every artifact but the sources with the ground truth, as soon as both are there."""
+    truth = stock.truth
+    if truth is None:
+        return []
+    return [
+        plan.comparison_batch(model.id, truth, artifact, max(stock.wave(truth), stock.wave(artifact)))
+        for artifact in stock.artifacts
+        if artifact is not truth and artifact.origin != "source"
+    ]
 
 
 def _cell_batches(

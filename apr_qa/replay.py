@@ -58,7 +58,7 @@ def again(
             fix="bring its file with --artifact FORMAT=PATH",
         )
     single = msgspec.structs.replace(host, scenarios=(scenario,))
-    needed = [b for b in prepared.batches if b.source is not None and b.wave < host.wave]
+    needed = [b for b in prepared.batches if b.target.modality == "convert" and b.wave < host.wave]
     entries: list[Evidence] = []
     line = runner.Line("collect_all", entries.append)
     limits = runner.Limits(scenario_s=settings.timeout_s or book.timeout_s)
@@ -71,11 +71,10 @@ def again(
 
 def _hosts(batch: plan.Batch, stored: Evidence) -> bool:
     wanted, target = stored.scenario.target, batch.target
-    served = {"serve"}
+    alike = target.modality == wanted.modality or {target.modality, wanted.modality} <= {"run", "chat"}
     return (
-        (target.format, target.backend, target.engine) == (wanted.format, wanted.backend, wanted.engine)
-        and (target.modality in served) == (wanted.modality in served)
-        and (batch.source is not None) == (wanted.modality == "convert")
+        alike
+        and (target.format, target.backend, target.engine) == (wanted.format, wanted.backend, wanted.engine)
         and batch.artifact.quantization == wanted.quantization
     )
 

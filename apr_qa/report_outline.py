@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apr_qa.reports import GateInfo, Run
-from apr_qa.vocabulary import DEVICES, FORMATS, MODALITIES, Evidence, Outcome
+from apr_qa.vocabulary import DEVICES, FILE_MODALITIES, FORMATS, MODALITIES, Evidence, Outcome
 
-FILE_MODALITIES = ("inspect", "convert")
 UNMEASURED = "–"
 
 

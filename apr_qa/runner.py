@@ -21,6 +21,7 @@ from apr_qa import clock, processes, servers
 from apr_qa.plan import Batch
 from apr_qa.processes import with_last_words
 from apr_qa.vocabulary import (
+    FILE_MODALITIES,
     Evidence,
     Judgement,
     Outcome,
@@ -163,7 +164,7 @@ class BatchRun:
         for scenario in list(self.pending):
             if scenario.claim.kind == "load" or outcome is Outcome.INAPPLICABLE:
                 self._settle(scenario, outcome, reason)
-            elif self.batch.target.modality in ("inspect", "convert"):
+            elif self.batch.target.modality in FILE_MODALITIES:
                 self._settle_file_claim(scenario, outcome, reason)
             else:
                 self._settle(scenario, Outcome.FALSIFIED, f"the target did not load: {reason}")

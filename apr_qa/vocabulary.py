@@ -15,6 +15,8 @@ import msgspec
 FORMATS = ("safetensors", "apr", "gguf")
 DEVICES = ("cpu", "gpu")
 MODALITIES = ("run", "chat", "serve")
+FILE_MODALITIES = ("inspect", "compare", "convert")
+"""Where a target that is a file and not a running model says what is done with it."""
 
 
 class Outcome(enum.StrEnum):
@@ -107,7 +109,7 @@ class Target(Record, frozen=True, omit_defaults=False):
     backend: str
     """``cpu`` or ``gpu``."""
     modality: str
-    """``run``, ``chat``, ``serve``; ``inspect`` and ``convert`` for claims about files."""
+    """``run``, ``chat``, ``serve``; ``inspect``, ``compare`` and ``convert`` for claims about files."""
     engine: str
     """Registered name in ``backends/`` that loads it."""
 

@@ -39,7 +39,7 @@ class Job(Record, frozen=True):
     group_size: int = 16
     endpoint: str = ""
     source: Artifact | None = None
-    """What a conversion starts from; ``artifact`` is what it makes."""
+    """What a conversion starts from, or what ``artifact`` is compared with."""
 
 
 class Channel:
@@ -93,6 +93,10 @@ def main() -> None:
 
 def _load(job: Job) -> Any:
     """Return what answers the claims: an engine's session, or the converter."""
+    if job.source is not None and job.target.engine == "comparison":
+        from apr_qa.comparison import compare
+
+        return compare(job.source, job.artifact)
     if job.source is not None:
         from apr_qa.conversion import Conversion
 
