@@ -49,7 +49,8 @@ def config_of(name: str) -> dict[str, Any]:
 
 def logits(model: Any, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        found: torch.Tensor = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    return found
 
 
 def divergence(reference: Any, other: Any, ids: list[int]) -> torch.Tensor:
