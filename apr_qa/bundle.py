@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from apr_qa.visible import visible
+from apr_qa.rendering.visible import visible
 from apr_qa.vocabulary import Evidence, EvidenceHeader
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from apr_qa.artifact_files import expanded
+from apr_qa.containers.artifact_files import expanded
 
 PROBE_S = 5.0
 """Limit for connecting to the hub and for its answer to one small question."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from apr_qa.errors import UsageError
-from apr_qa.visible import one_line, visible
+from apr_qa.rendering.visible import one_line, visible
 from apr_qa.vocabulary import Record, Tier
 
 STATUSES = ("CERTIFIED", "PROVISIONAL", "BLOCKED", "PENDING")

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from apr_qa.errors import UsageError
 from apr_qa.ledger_row import GATEWAYS, SPEEDS, STATUSES, Row, parameter_count
-from apr_qa.visible import one_line
+from apr_qa.rendering.visible import one_line
 
 START = "<!-- CERTIFICATION_TABLE_START -->"
 END = "<!-- CERTIFICATION_TABLE_END -->"

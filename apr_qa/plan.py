@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from apr_qa.parity_claims import FILE_PARITY, pair_gate
+from apr_qa.comparison.claims import FILE_PARITY, pair_gate
 from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target
 
 ENGINES = {"safetensors": "transformers_torch", "apr": "transformers_torch", "gguf": "llama_cpp"}

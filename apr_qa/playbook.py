@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from apr_qa import resources
 from apr_qa.errors import PlaybookError, UsageError
-from apr_qa.playbook_faults import faults_of
-from apr_qa.playbook_model import Playbook
-from apr_qa.playbook_yaml import parse
+from apr_qa.playbooks.faults import faults_of
+from apr_qa.playbooks.model import Playbook
+from apr_qa.playbooks.yaml_text import parse
 from apr_qa.vocabulary import Model, Tier
 
 __all__ = ["SCHEMA_FILE", "Playbook", "for_model", "load", "schema", "template"]

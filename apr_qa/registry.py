@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from apr_qa import resources
-from apr_qa.artifact_files import expanded
+from apr_qa.containers.artifact_files import expanded
 from apr_qa.errors import UsageError
 from apr_qa.vocabulary import Model
 

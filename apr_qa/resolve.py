@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from apr_qa import workspace
-from apr_qa.artifact_files import artifacts_at, expanded, missing_shards
+from apr_qa.containers.artifact_files import artifacts_at, expanded, missing_shards
 from apr_qa.errors import ModelUnavailable, UsageError
 from apr_qa.hub import cache_folder, download_snapshot, offline
 from apr_qa.vocabulary import FORMATS, Artifact, Model

@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 
-from apr_qa import clock, processes, servers
+from apr_qa import clock, processes
 from apr_qa.plan import Batch
 from apr_qa.processes import with_last_words
+from apr_qa.serving import commands as servers
 from apr_qa.vocabulary import (
     FILE_MODALITIES,
     Evidence,

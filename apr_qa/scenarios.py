@@ -16,8 +16,8 @@ import msgspec
 from apr_qa import workspace
 from apr_qa.errors import PlaybookError
 from apr_qa.oracles import ORACLES
-from apr_qa.playbook_fields import ScenarioBlock
-from apr_qa.playbook_model import Playbook
+from apr_qa.playbooks.fields import ScenarioBlock
+from apr_qa.playbooks.model import Playbook
 from apr_qa.vocabulary import Claim, Scenario, Target, Tier, digest
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from typing import Any
 import msgspec
 
 from apr_qa.backends import BACKENDS, Request, Session
-from apr_qa.endpoint import at_once
 from apr_qa.errors import AprQaError, Inapplicable
 from apr_qa.guard import exit_with_parent
+from apr_qa.serving.endpoint import at_once
 from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Target
 
 FAULT_VARIABLE = "APR_QA_FAULT"
@@ -94,11 +94,11 @@ def main() -> None:
 def _load(job: Job) -> Any:
     """Return what answers the claims: an engine's session, or the converter."""
     if job.source is not None and job.target.engine == "comparison":
-        from apr_qa.comparison import compare
+        from apr_qa.comparison.session import compare
 
         return compare(job.source, job.artifact)
     if job.source is not None:
-        from apr_qa.conversion import Conversion
+        from apr_qa.conversion.claim import Conversion
 
         return Conversion(job.source, job.artifact)
     return BACKENDS.get(job.target.engine).load(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from apr_qa.convert import convert
+from apr_qa.conversion.convert import convert
 from apr_qa.formats import FORMATS
 
 settings.register_profile(

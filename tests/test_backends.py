@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiny_models import make_llama, make_qwen2, make_qwen3, tensors_of, write_safetensors
 
 from apr_qa.backends import BACKENDS, Request, Session
-from apr_qa.convert import convert
+from apr_qa.conversion.convert import convert
 from apr_qa.errors import AprQaError, Inapplicable, InferenceFailed, MalformedFile
 from apr_qa.formats import FORMATS
 from apr_qa.vocabulary import Target

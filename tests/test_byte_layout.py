@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr_qa.byte_layout import aligned, count_elements, dominant, float_chunks, to_bf16, to_float32
+from apr_qa.containers.byte_layout import aligned, count_elements, dominant, float_chunks, to_bf16, to_float32
 from apr_qa.errors import MalformedFile, UsageError
 
 words = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20)

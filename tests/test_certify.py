@@ -17,7 +17,7 @@ from conftest import children
 from damage import DAMAGES, copy
 from tiny_models import make_qwen2
 
-from apr_qa.convert import convert
+from apr_qa.conversion.convert import convert
 from apr_qa.formats import FORMATS
 
 QWEN = "Qwen/Qwen2.5-Coder-0.5B-Instruct"

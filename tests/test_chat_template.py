@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import CHAT_TEMPLATE
 
-from apr_qa.chat_template import MAX_CHARACTERS, render
 from apr_qa.errors import InferenceFailed
+from apr_qa.inference.chat_template import MAX_CHARACTERS, render
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = [{"role": "user", "content": "hi"}]

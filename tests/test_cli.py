@@ -24,10 +24,11 @@ from click.shell_completion import BashComplete
 from syrupy.assertion import SnapshotAssertion
 from tiny_models import write_safetensors
 
-from apr_qa import errors, junit_documents
+from apr_qa import errors
 from apr_qa.__main__ import main
 from apr_qa.cli import COMMANDS, command_line
 from apr_qa.evidence import read
+from apr_qa.rendering import junit_documents
 
 TEMPLATES = Path(__file__).parents[1] / "playbooks" / "templates"
 EVIDENCE = "certifications/tiny/checks/dim-smoke"

@@ -17,19 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import make_llama, make_qwen2, make_qwen3
 
-from apr_qa import architectures
-from apr_qa.comparison import Comparison, compare, open_model
-from apr_qa.comparison_config import canonical
-from apr_qa.comparison_tensors import errors, sweep
-from apr_qa.comparison_tokenizer import flattened
-from apr_qa.convert import convert
+from apr_qa.comparison.claims import FILE_PARITY, pair_gate
+from apr_qa.comparison.config import canonical
+from apr_qa.comparison.healthy_rounding import rounded
+from apr_qa.comparison.probe_texts import probe_texts
+from apr_qa.comparison.session import Comparison, compare, open_model
+from apr_qa.comparison.tensor_distance import Truth, measure
+from apr_qa.comparison.tensors import errors, sweep
+from apr_qa.comparison.tokenizer import flattened
+from apr_qa.conversion import architectures
+from apr_qa.conversion.convert import convert
 from apr_qa.errors import MalformedFile, UsageError
 from apr_qa.formats import OpenModel
 from apr_qa.gates import GATES
-from apr_qa.healthy_rounding import rounded
-from apr_qa.parity_claims import FILE_PARITY, pair_gate
-from apr_qa.probe_texts import probe_texts
-from apr_qa.tensor_distance import Truth, measure
 from apr_qa.vocabulary import Artifact, Judgement, Outcome
 
 GATE_OF = {
@@ -598,7 +598,7 @@ GGUF_TOKENIZER_DEFECTS = {
 def test_a_changed_tokenizer_is_found_in_gguf(
     name: str, truths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apr_qa import gguf_writing
+    from apr_qa.containers import gguf_writing
 
     key, value = GGUF_TOKENIZER_DEFECTS[name]
     written = gguf_writing.gguf_from_tokenizer
@@ -611,7 +611,7 @@ def test_a_changed_tokenizer_is_found_in_gguf(
 def test_a_control_token_stored_as_text_is_found_in_gguf(
     truths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apr_qa import gguf_writing
+    from apr_qa.containers import gguf_writing
 
     written = gguf_writing.gguf_from_tokenizer
 

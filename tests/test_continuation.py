@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apr_qa.continuation import REPLACEMENT, Continuation, Sampler
+from apr_qa.inference.continuation import REPLACEMENT, Continuation, Sampler
 
 END = 256
 

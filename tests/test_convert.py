@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiny_models import make_llama, make_qwen2, make_qwen3, tensors_of, write_safetensors
 
 from apr_qa import __version__
-from apr_qa.architectures import (
+from apr_qa.conversion.architectures import (
     ARCHITECTURES,
     expected_shapes,
     from_gguf_name,
@@ -27,7 +27,7 @@ from apr_qa.architectures import (
     separate_rows,
     to_gguf_name,
 )
-from apr_qa.convert import convert, hash_artifact, quantise_gguf
+from apr_qa.conversion.convert import convert, hash_artifact, quantise_gguf
 from apr_qa.errors import EngineMissing, EnvironmentFault, MalformedFile, UnsupportedArchitecture, UsageError
 from apr_qa.formats import FORMATS, OpenModel
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apr_qa.errors import EnvironmentFault, MalformedFile, ModelUnavailable
-from apr_qa.file_access import (
+from apr_qa.containers.file_access import (
     MappedFiles,
     creating_folder,
     file_size,
@@ -17,6 +16,7 @@ from apr_qa.file_access import (
     open_binary,
     replacing_file,
 )
+from apr_qa.errors import EnvironmentFault, MalformedFile, ModelUnavailable
 
 
 def test_what_is_not_a_regular_file_is_unavailable(tmp_path: Path) -> None:

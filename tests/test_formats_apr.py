@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import make_llama, make_qwen2, make_qwen3
 
-from apr_qa.apr_blocks import BLOCKS, decode, encode, resolve, stored_sizes
-from apr_qa.apr_container import _check_footer, write_container
-from apr_qa.apr_metadata import in_writing_order
+from apr_qa.containers.apr_blocks import BLOCKS, decode, encode, resolve, stored_sizes
+from apr_qa.containers.apr_container import _check_footer, write_container
+from apr_qa.containers.apr_metadata import in_writing_order
+from apr_qa.containers.strict_json import dump_bytes
 from apr_qa.errors import MalformedFile, ModelUnavailable, UsageError
 from apr_qa.formats import FORMATS, ModelContent, OpenModel, sniff
-from apr_qa.strict_json import dump_bytes
 
 FORMAT = FORMATS.get("apr")
 BOUNDED = settings(

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import make_llama, make_qwen2, make_qwen3
 
-from apr_qa.convert import content_of, convert
+from apr_qa.containers.gguf_header import read_header
+from apr_qa.conversion.convert import content_of, convert
 from apr_qa.errors import AprQaError, MalformedFile, ModelUnavailable, UnsupportedArchitecture, UsageError
 from apr_qa.formats import FORMATS, OpenModel
-from apr_qa.gguf_header import read_header
 
 U8, I8, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 1, 4, 5, 6, 7, 8, 9, 10
 Q4_0, GGML_F32, GGML_F16 = 2, 0, 1

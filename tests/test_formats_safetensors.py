@@ -440,7 +440,7 @@ def test_a_single_file_takes_the_companions_of_its_folder(tmp_path: Path) -> Non
 
 
 def test_a_template_beyond_all_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apr_qa.model_folder.MAX_TEMPLATE_BYTES", 3)
+    monkeypatch.setattr("apr_qa.containers.model_folder.MAX_TEMPLATE_BYTES", 3)
     (tmp_path / "chat_template.jinja").write_text("long")
     with pytest.raises(MalformedFile, match="larger than 3 bytes"):
         opened(tmp_path / "model.safetensors", GOOD)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from apr_qa import playbook
 from apr_qa.errors import PlaybookError, UsageError
-from apr_qa.playbook_model import BUDGET_S
+from apr_qa.playbooks.model import BUDGET_S
 from apr_qa.vocabulary import Model, Tier
 
 ROOT = Path(__file__).parent.parent

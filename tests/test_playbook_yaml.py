@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr_qa import playbook_yaml
-from apr_qa.playbook_yaml import parse
+from apr_qa.playbooks import yaml_text as playbook_yaml
+from apr_qa.playbooks.yaml_text import parse
 
 
 def said(content: bytes, **variables: str) -> str:

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from apr_qa import certificate, report_outline
+from apr_qa import certificate
 from apr_qa.errors import UsageError
+from apr_qa.rendering import report_outline
+from apr_qa.rendering.visible import STEERING, excerpt, one_line, visible
 from apr_qa.reports import REPORTS, Run
 from apr_qa.reports.html import MAX_ENTRIES, Html
 from apr_qa.reports.junit import JUnit
 from apr_qa.reports.markdown import Markdown, fenced
-from apr_qa.visible import STEERING, excerpt, one_line, visible
 from apr_qa.vocabulary import Claim, Evidence, Outcome, Response
 
 OURS = ("junit", "html", "markdown")

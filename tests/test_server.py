@@ -22,10 +22,10 @@ from starlette.testclient import TestClient
 
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.backends.openai_http import is_ready
-from apr_qa.endpoint import Endpoint
 from apr_qa.errors import EnvironmentFault, Inapplicable, InferenceFailed
-from apr_qa.server import MAX_BODY_BYTES, create_app, serving
-from apr_qa.server_requests import RequestError, messages, parse, prompts, wanted
+from apr_qa.serving.endpoint import Endpoint
+from apr_qa.serving.server import MAX_BODY_BYTES, create_app, serving
+from apr_qa.serving.server_requests import RequestError, messages, parse, prompts, wanted
 from apr_qa.vocabulary import Target
 
 MODEL = "org/tiny"
@@ -300,7 +300,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from apr_qa.backends import BACKENDS
-from apr_qa.server import serve
+from apr_qa.serving.server import serve
 from apr_qa.vocabulary import Target
 target = Target(model="m", format="gguf", quantization="", backend="cpu", modality="serve", engine="llama_cpp")
 session = BACKENDS.get("llama_cpp").load(target, Path(sys.argv[1]), threads=1)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apr_qa.containers.strict_json import MAX_DEPTH, dump_bytes, parse_object, read_object
 from apr_qa.errors import MalformedFile, ModelUnavailable
-from apr_qa.strict_json import MAX_DEPTH, dump_bytes, parse_object, read_object
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text() | st.floats(allow_nan=False),
@@ -81,6 +81,6 @@ def test_a_file_that_is_absent_or_too_large_is_refused(
     with pytest.raises(ModelUnavailable):
         read_object(tmp_path / "config.json")
     (tmp_path / "config.json").write_text('{"a": 1}')
-    monkeypatch.setattr("apr_qa.strict_json.MAX_FILE_BYTES", 7)
+    monkeypatch.setattr("apr_qa.containers.strict_json.MAX_FILE_BYTES", 7)
     with pytest.raises(MalformedFile, match="8 bytes of JSON, limit 7"):
         read_object(tmp_path / "config.json")

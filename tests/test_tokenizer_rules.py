@@ -17,12 +17,16 @@ from hypothesis import strategies as st
 from tiny_models import SENTENCES, SPECIAL_TOKENS, make_llama, tokenizer_json
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from apr_qa.convert import convert
+from apr_qa.containers.gguf_vocabulary import (
+    generation_config_from_gguf,
+    read_vocabulary,
+    tokenizer_config_from_gguf,
+)
+from apr_qa.conversion.convert import convert
+from apr_qa.conversion.pretokenizers import PRETOKENIZERS, Splitting, name_of
+from apr_qa.conversion.tokenizer_rules import gguf_from_tokenizer, tokenizer_from_gguf
 from apr_qa.errors import MalformedFile, UnsupportedArchitecture
 from apr_qa.formats import FORMATS
-from apr_qa.gguf_vocabulary import generation_config_from_gguf, read_vocabulary, tokenizer_config_from_gguf
-from apr_qa.pretokenizers import PRETOKENIZERS, Splitting, name_of
-from apr_qa.tokenizer_rules import gguf_from_tokenizer, tokenizer_from_gguf
 
 HARD = " \n\r\t'sStTrReEvVmMlLdD0179$.,+-ABab¼½ⅧéÉçß你好ひカ한\u0301\u00a0\u3000🙂नﬁ_`<|>^~=/"
 TEXTS = st.one_of(

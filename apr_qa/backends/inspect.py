@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr_qa import tokenizer_probe, workspace
-from apr_qa.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
+from apr_qa import workspace
 from apr_qa.backends import BACKENDS, Mute, Session
+from apr_qa.conversion.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
 from apr_qa.errors import AprQaError, Inapplicable, MalformedFile
 from apr_qa.formats import FORMATS, OpenModel, sniff
-from apr_qa.tensor_scan import Scan, scan
+from apr_qa.inspecting import tokenizer_probe
+from apr_qa.inspecting.tensor_scan import Scan, scan
 from apr_qa.vocabulary import Target
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from collections.abc import Container, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr_qa import chat_template, decoding, devices
+from apr_qa import devices
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
-from apr_qa.llama_native import BATCH_TOKENS, Context, NativeModel, last_words
+from apr_qa.inference import chat_template, decoding
+from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, last_words
 from apr_qa.vocabulary import Response, Target
 
 if TYPE_CHECKING:

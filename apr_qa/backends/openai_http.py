@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apr_qa.backends import BACKENDS, Request, Session
-from apr_qa.endpoint import Endpoint, at_once
 from apr_qa.errors import Inapplicable, InferenceFailed
-from apr_qa.openai_protocol import chunks, delta, model_ids, run_check, told
+from apr_qa.serving.endpoint import Endpoint, at_once
+from apr_qa.serving.openai_protocol import chunks, delta, model_ids, run_check, told
 from apr_qa.vocabulary import FORMATS, Response, Target
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from collections.abc import Container, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr_qa import chat_template, decoding, devices, pretrained
+from apr_qa import devices
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
 from apr_qa.formats import FORMATS
-from apr_qa.pretrained import INSTALL, blamed_on_engine
+from apr_qa.inference import chat_template, decoding, pretrained
+from apr_qa.inference.pretrained import INSTALL, blamed_on_engine
 from apr_qa.vocabulary import Response, Target
 
 if TYPE_CHECKING:

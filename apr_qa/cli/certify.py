@@ -115,8 +115,8 @@ def settings_of(options: dict[str, Any]) -> Any:
 
 
 def _certify_all(books: list[Any], tier: Tier, settings: Any, options: dict[str, Any]) -> int:
-    from apr_qa import junit_documents
     from apr_qa.certify import certify, folder_of
+    from apr_qa.rendering import junit_documents
     from apr_qa.reports import REPORTS
 
     certificates, missing, documents = [], [], []

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from apr_qa.errors import AprQaError, ModelUnavailable
-from apr_qa.visible import visible
+from apr_qa.rendering.visible import visible
 from apr_qa.vocabulary import Evidence, Outcome
 
 MARKS = {

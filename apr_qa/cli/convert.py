@@ -48,7 +48,8 @@ def command(
       apr-qa convert model.gguf model/ --to safetensors
       apr-qa convert model/ model-q8_0.gguf -q q8_0
     """
-    from apr_qa import inspection, workspace
+    from apr_qa import workspace
+    from apr_qa.inspecting import inspection
 
     chosen = format_name or {".gguf": "gguf", ".apr": "apr", "": "safetensors"}.get(destination.suffix)
     if chosen is None:
@@ -98,7 +99,7 @@ def _check_destination(source: Path, destination: Path, format_name: str, force:
 
 def _check_source(found: Artifact, source: Path) -> None:
     from apr_qa import asking
-    from apr_qa.architectures import ARCHITECTURES
+    from apr_qa.conversion.architectures import ARCHITECTURES
 
     header = asking.ask(found, "header")
     if "error" in header:

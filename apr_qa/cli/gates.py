@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from apr_qa.cli.console import print_json, text_width
-from apr_qa.visible import visible
+from apr_qa.rendering.visible import visible
 
 LABEL = 17
 

@@ -11,7 +11,7 @@ import click
 
 from apr_qa.cli.console import MARKS, print_json, style
 from apr_qa.errors import EXIT_FINDING
-from apr_qa.visible import visible
+from apr_qa.rendering.visible import visible
 from apr_qa.vocabulary import Evidence, Outcome
 
 
@@ -27,7 +27,7 @@ def command(path: Path, tensors: bool, as_json: bool) -> None:
       apr-qa inspect model.gguf
       apr-qa inspect model/ --tensors --json
     """
-    from apr_qa import inspection
+    from apr_qa.inspecting import inspection
 
     found = inspection.inspect(path, list_tensors=tensors)
     if as_json:

@@ -11,7 +11,7 @@ import msgspec
 from apr_qa.cli.arguments import given_artifacts
 from apr_qa.cli.console import MARKS, Progress, print_json, style
 from apr_qa.errors import EXIT_FINDING, ModelUnavailable, UsageError
-from apr_qa.visible import visible
+from apr_qa.rendering.visible import visible
 from apr_qa.vocabulary import Evidence
 
 

@@ -69,7 +69,7 @@ def command(**options: Any) -> None:
 
 def _reach(endpoint: str) -> None:
     """Refuse a server that is not there: nothing would be learned about the model."""
-    from apr_qa.endpoint import Endpoint
+    from apr_qa.serving.endpoint import Endpoint
 
     try:
         Endpoint(endpoint, timeout_s=REACH_TIMEOUT_S).get("/models")

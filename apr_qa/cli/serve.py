@@ -31,8 +31,10 @@ def command(
     Example:
       apr-qa serve model/ --port 8080
     """
-    from apr_qa import inspection, plan, processes, server
+    from apr_qa import plan, processes
     from apr_qa.backends import BACKENDS
+    from apr_qa.inspecting import inspection
+    from apr_qa.serving import server
     from apr_qa.vocabulary import Target
 
     artifact = inspection.at(path)

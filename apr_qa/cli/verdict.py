@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from apr_qa.cli.console import style
+from apr_qa.rendering.visible import visible
 from apr_qa.reports import Run
-from apr_qa.visible import visible
 from apr_qa.vocabulary import Tier
 
 MAX_FINDINGS = 10

@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.apr_blocks import CODES, decode, encode, resolve, stored_sizes
-from apr_qa.apr_container import MAGICS, ROW_MAJOR, SIGNED, Container, read_container, write_container
-from apr_qa.apr_metadata import (
+from apr_qa.containers.apr_blocks import CODES, decode, encode, resolve, stored_sizes
+from apr_qa.containers.apr_container import (
+    MAGICS,
+    ROW_MAJOR,
+    SIGNED,
+    Container,
+    read_container,
+    write_container,
+)
+from apr_qa.containers.apr_metadata import (
     HF_CONFIG,
     HF_GENERATION_CONFIG,
     ROPE_PAIRS,
@@ -19,14 +26,19 @@ from apr_qa.apr_metadata import (
     metadata_from_config,
     normalised,
 )
-from apr_qa.apr_tokenizer import HF_TOKENIZER, HF_TOKENIZER_CONFIG, read_tokenizer, tokenizer_metadata
-from apr_qa.architectures import HEAD, interleaved_heads, separate_rows
-from apr_qa.byte_layout import check_shape, count_elements, dominant
+from apr_qa.containers.apr_tokenizer import (
+    HF_TOKENIZER,
+    HF_TOKENIZER_CONFIG,
+    read_tokenizer,
+    tokenizer_metadata,
+)
+from apr_qa.containers.byte_layout import check_shape, count_elements, dominant
+from apr_qa.containers.file_access import MappedFiles, first_bytes, replacing_file
+from apr_qa.containers.model_folder import stated_dtype
+from apr_qa.containers.strict_json import dump_bytes, parse_object
+from apr_qa.conversion.architectures import HEAD, interleaved_heads, separate_rows
 from apr_qa.errors import MalformedFile, UsageError
-from apr_qa.file_access import MappedFiles, first_bytes, replacing_file
 from apr_qa.formats import FORMATS, ModelContent, TensorInfo
-from apr_qa.model_folder import stated_dtype
-from apr_qa.strict_json import dump_bytes, parse_object
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,21 +11,21 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr_qa import architectures
-from apr_qa.byte_layout import to_float32
-from apr_qa.errors import MalformedFile, ModelUnavailable, UnsupportedArchitecture
-from apr_qa.file_access import MappedFiles, first_bytes, is_file
-from apr_qa.formats import FORMATS, ModelContent, TensorInfo
-from apr_qa.gguf_header import MAGIC, Header, read_header
-from apr_qa.gguf_vocabulary import (
+from apr_qa.containers.byte_layout import to_float32
+from apr_qa.containers.file_access import MappedFiles, first_bytes, is_file
+from apr_qa.containers.gguf_header import MAGIC, Header, read_header
+from apr_qa.containers.gguf_vocabulary import (
     GgufVocabulary,
     generation_config_from_gguf,
     read_vocabulary,
     tokenizer_config_from_gguf,
 )
-from apr_qa.gguf_writing import LINEAGE, write_gguf
-from apr_qa.rotary import ROPE_FACTORS
-from apr_qa.tokenizer_rules import tokenizer_from_gguf
+from apr_qa.containers.gguf_writing import LINEAGE, write_gguf
+from apr_qa.conversion import architectures
+from apr_qa.conversion.rotary import ROPE_FACTORS
+from apr_qa.conversion.tokenizer_rules import tokenizer_from_gguf
+from apr_qa.errors import MalformedFile, ModelUnavailable, UnsupportedArchitecture
+from apr_qa.formats import FORMATS, ModelContent, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,13 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.byte_layout import ELEMENT_BYTES, FLOAT_NAMES, check_shape, dominant, float_chunks, to_float32
+from apr_qa.containers.byte_layout import (
+    ELEMENT_BYTES,
+    FLOAT_NAMES,
+    check_shape,
+    dominant,
+    float_chunks,
+    to_float32,
+)
+from apr_qa.containers.file_access import MappedFiles, creating_folder, first_bytes, is_file
+from apr_qa.containers.model_folder import CONFIG, read_companions, write_companions
+from apr_qa.containers.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, header_bytes, read_header
+from apr_qa.containers.strict_json import dump_bytes, parse_object, read_object
 from apr_qa.errors import MalformedFile, ModelUnavailable, UsageError
-from apr_qa.file_access import MappedFiles, creating_folder, first_bytes, is_file
 from apr_qa.formats import FORMATS, ModelContent, TensorInfo
-from apr_qa.model_folder import CONFIG, read_companions, write_companions
-from apr_qa.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, header_bytes, read_header
-from apr_qa.strict_json import dump_bytes, parse_object, read_object
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ _GARBAGE_RATIO = 10.0
 """Perplexity ratio of an artifact that is broken rather than coarse: Q2_K of Llama-3-8B costs 1.6 (llama.cpp's
 perplexity README), one byte-swapped tensor in a tiny trained model 205."""
 _FLOOD = 0.5
-_SOURCE = "limits: three times a twin made on the spot, floors and published values in apr_qa/divergence.py"
+_SOURCE = "limits: three times a twin made on the spot, floors and published values in apr_qa/comparison/divergence.py"
 
 
 def within_budget(facts: Facts) -> Judgement:

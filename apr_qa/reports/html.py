@@ -11,8 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.report_entry import conversation, measurements, numbers, replay
-from apr_qa.report_outline import (
+from apr_qa.rendering.report_entry import conversation, measurements, numbers, replay
+from apr_qa.rendering.report_outline import (
     UNMEASURED,
     Speed,
     categories,
@@ -27,8 +27,8 @@ from apr_qa.report_outline import (
     speeds,
     word,
 )
+from apr_qa.rendering.visible import STEERING, one_line, visible
 from apr_qa.reports import REPORTS, GateInfo, Run
-from apr_qa.visible import STEERING, one_line, visible
 from apr_qa.vocabulary import Evidence, Outcome, Severity
 
 if TYPE_CHECKING:

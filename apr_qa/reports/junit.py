@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-from apr_qa.report_entry import conversation, numbers, replay, target_words
-from apr_qa.report_outline import gate_info, word
+from apr_qa.rendering.report_entry import conversation, numbers, replay, target_words
+from apr_qa.rendering.report_outline import gate_info, word
+from apr_qa.rendering.visible import excerpt, one_line, visible
 from apr_qa.reports import REPORTS, Run
-from apr_qa.visible import excerpt, one_line, visible
 from apr_qa.vocabulary import MODALITIES, Evidence, Outcome
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from apr_qa.report_entry import conversation, measurements, numbers, replay, target_words
-from apr_qa.report_outline import (
+from apr_qa.rendering.report_entry import conversation, measurements, numbers, replay, target_words
+from apr_qa.rendering.report_outline import (
     UNMEASURED,
     Cell,
     categories,
@@ -19,8 +19,8 @@ from apr_qa.report_outline import (
     speeds,
     word,
 )
+from apr_qa.rendering.visible import excerpt, one_line, visible
 from apr_qa.reports import REPORTS, Run
-from apr_qa.visible import excerpt, one_line, visible
 from apr_qa.vocabulary import Evidence
 
 MAX_FINDINGS = 50

@@ -1,0 +1,1 @@
+"""An artifact against the ground truth: configuration, tensors, tokenizer, template, predictions."""

@@ -1,0 +1,104 @@
+"""What storing a tensor in a type does to its values when nothing goes wrong: round there and back.
+
+Plain floats are rounded here, GGUF's blocks by ggml's own quantiser where llama-cpp-python is installed
+and by gguf's (which has none for K types) where it is not.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from apr_qa.containers import apr_blocks
+from apr_qa.containers.byte_layout import to_bf16, to_float32
+from apr_qa.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EXACT = ("f64", "f32")
+"""Types that hold every float32."""
+FLOATS = (*EXACT, "f16", "bf16")
+_APR_BLOCKS = ("q4", "q8")
+
+
+def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
+    """Return the float32 matrix as it reads back from ``dtype``; None where no quantiser is at hand.
+
+    A quantised row must be whole: blocks run along the last dimension.
+    """
+    import numpy as np
+
+    if dtype in EXACT:
+        return values
+    with np.errstate(all="ignore"):
+        if dtype == "f16":
+            return values.astype(np.float16).astype(np.float32)
+        if dtype == "bf16":
+            return to_float32(to_bf16(values).reshape(-1).view(np.uint8), "bf16", values.shape)
+        if dtype in _APR_BLOCKS:
+            return _apr_rounded(values, dtype)
+        return _gguf_rounded(np.ascontiguousarray(values, np.float32), dtype)
+
+
+def _apr_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
+    import numpy as np
+
+    try:
+        chunks = [chunk.reshape(-1).view(np.uint8) for chunk in apr_blocks.encode(values, dtype, "")]
+    except UsageError:
+        return None
+    return apr_blocks.decode(np.concatenate(chunks), dtype, values.shape)
+
+
+def _gguf_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
+    import gguf
+    import numpy as np
+    from gguf.quants import dequantize, quantize
+
+    kind = gguf.GGMLQuantizationType.__members__.get(dtype.upper())
+    if kind is None or values.ndim != 2 or values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        return None
+    try:
+        blocks = _ggml_quantised(values, kind)
+        stored = quantize(values, kind) if blocks is None else blocks
+        return np.asarray(dequantize(stored, kind), np.float32).reshape(values.shape)
+    except NotImplementedError:
+        return None
+
+
+def _ggml_quantised(values: npt.NDArray[np.float32], kind: Any) -> npt.NDArray[np.uint8] | None:
+    import gguf
+    import numpy as np
+
+    quantise = _ggml_quantiser()
+    if quantise is None:
+        return None
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    rows, columns = values.shape
+    stored = np.empty((rows, columns // block * block_bytes), np.uint8)
+    written = quantise(int(kind), values.ctypes.data, stored.ctypes.data, 0, rows, columns, None)
+    return stored if written == stored.nbytes else None
+
+
+@functools.cache
+def _ggml_quantiser() -> Any:
+    """Return ``ggml_quantize_chunk`` of the library that llama-cpp-python brings, or None."""
+    import ctypes
+
+    try:
+        from llama_cpp._ggml import libggml
+
+        function = libggml.ggml_quantize_chunk
+    except (ImportError, AttributeError, OSError):
+        return None
+    function.restype = ctypes.c_size_t
+    function.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        *[ctypes.c_int64] * 3,
+        ctypes.c_void_p,
+    ]
+    return function

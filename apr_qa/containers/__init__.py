@@ -1,0 +1,1 @@
+"""What the formats are made of: bounded reading, headers, blocks, metadata; no plugin, no policy."""

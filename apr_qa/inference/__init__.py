@@ -1,0 +1,1 @@
+"""What the engines share: the decode loop, sampling, chat templates, native handles."""

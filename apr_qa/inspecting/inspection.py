@@ -1,0 +1,58 @@
+"""The file claims about one path, asked outside of a certification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from apr_qa import asking, judge, plan, runner
+from apr_qa.containers.artifact_files import artifacts_at
+from apr_qa.errors import UsageError
+from apr_qa.vocabulary import Artifact, Evidence, Record
+
+
+class Inspection(Record, frozen=True):
+    """What was found out about one file."""
+
+    header: dict[str, Any]
+    evidence: tuple[Evidence, ...]
+    tensors: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        gates = [
+            {
+                "gate_id": e.gate_id,
+                "outcome": str(e.outcome),
+                "reason": e.reason,
+                "facts": e.response.facts if e.response else {},
+            }
+            for e in self.evidence
+        ]
+        return {"header": self.header, "gates": gates, "tensors": list(self.tensors)}
+
+
+def at(path: Path) -> Artifact:
+    """Return the artifact that a file or folder holds, the ground truth if there are several.
+
+    Raises UsageError when the path does not exist or holds no model file.
+    """
+    if not path.exists():
+        raise UsageError("there is no such file or folder", where=str(path), fix="check the path")
+    found = artifacts_at(path, origin="given", place="given by the user")
+    if not found:
+        raise UsageError(
+            "holds no safetensors, gguf or apr file", where=str(path), fix="name a model file or its folder"
+        )
+    return found[0]
+
+
+def inspect(path: Path, *, list_tensors: bool = False) -> Inspection:
+    """Return header facts and judged file claims of ``path``; every parser runs in a worker."""
+    artifact = at(path)
+    header = asking.ask(artifact, "header")
+    entries: list[Evidence] = []
+    line = runner.Line("collect_all", entries.append)
+    batch = plan.file_batch(path.name, artifact, 0)
+    runner.run([batch], line, judge.judge, runner.Limits(), jobs=1, threads=1)
+    rows = asking.ask(artifact, "tensor_list").get("tensors", []) if list_tensors else []
+    return Inspection(header=header, evidence=tuple(entries), tensors=tuple(rows))

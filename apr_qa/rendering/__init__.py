@@ -1,0 +1,1 @@
+"""What the reports share: numbers, groups, and text made safe to show."""
