@@ -179,7 +179,7 @@ def _respond(session: Session, group: Sequence[Scenario], artifact: Artifact) ->
         return _converse(session, group)
     claim = group[0].claim
     started = time.perf_counter()
-    facts = session.http(str(claim.params["check"]), {**claim.params, "origin": artifact.origin})
+    facts = session.facts(str(claim.params["check"]), {**claim.params, "origin": artifact.origin})
     return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
 
 

@@ -236,7 +236,7 @@ def test_logits_of_what_is_no_sequence_of_tokens_are_refused(session: Session, i
 
 def test_a_loaded_model_has_no_protocol_to_check(session: Session) -> None:
     with pytest.raises(Inapplicable):
-        session.http("models", {})
+        session.facts("models", {})
 
 
 @pytest.mark.parametrize("format", ["safetensors", "gguf"])

@@ -75,7 +75,7 @@ def truths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def judged(check: str, comparison: Comparison, **params: Any) -> Judgement:
     """Judge the facts as they come out of a worker: through JSON."""
-    facts = json.loads(json.dumps(comparison.http(check, params), allow_nan=False))
+    facts = json.loads(json.dumps(comparison.facts(check, params), allow_nan=False))
     gate = GATES.get(GATE_OF[check])
     assert gate.check is not None
     return gate.check(facts)
@@ -102,7 +102,7 @@ def test_a_healthy_conversion_raises_no_alarm(
     comparison = Comparison(open_model(truths[model]), open_model(path))
     verdicts = all_judged(comparison)
     assert {check: v.reason for check, v in verdicts.items() if v.outcome is not Outcome.CORROBORATED} == {}
-    pair = comparison.http("parity", {})
+    pair = comparison.facts("parity", {})
     gate = GATES.get(f"F-CONV-{pair['pair']}") if pair["pair"] != "S-S" else None
     assert gate is None or (gate.check is not None and gate.check(pair).outcome is Outcome.CORROBORATED)
 
@@ -392,7 +392,7 @@ def test_damaged_values_are_found_in_every_type(name: str, dtype: str, truths: d
     damage(artifact.values)
     comparison = Comparison(truth, artifact)
     assert judged("tensor_error", comparison).outcome is Outcome.FALSIFIED
-    assert not guess or guess in {o["looks_like"] for o in comparison.http("tensor_error", {})["offending"]}
+    assert not guess or guess in {o["looks_like"] for o in comparison.facts("tensor_error", {})["offending"]}
 
 
 def test_a_dropped_bias_is_missing_and_a_zeroed_one_is_wrong(truths: dict[str, Path]) -> None:
@@ -411,7 +411,7 @@ def test_a_tensor_too_many_and_a_wrong_shape_are_found(truths: dict[str, Path]) 
     name = LAYER + "mlp.up_proj.weight"
     other.values[name] = other.values[name].T
     assert judged("tensor_set_equal", Comparison(truth, more)).outcome is Outcome.FALSIFIED
-    facts = Comparison(truth, other).http("tensor_set_equal", {})
+    facts = Comparison(truth, other).facts("tensor_set_equal", {})
     assert facts["transposed"] == [name]
     for gate in ("F-ROSETTA-DIFF-002", "F-LAYOUT-CONTRACT-001", "F-ROSETTA-DIFF-001"):
         check = GATES.get(gate).check
@@ -425,7 +425,7 @@ def test_rows_that_were_not_interleaved_for_gguf_are_found(
         patch.setattr(architectures, "interleave_rows", lambda tensor, heads: tensor)
         path = artifact_of(truths["llama"], tmp_path, "gguf", "f16")
     comparison = Comparison(open_model(truths["llama"]), open_model(path))
-    facts = comparison.http("tensor_error", {})
+    facts = comparison.facts("tensor_error", {})
     assert judged("tensor_error", comparison).outcome is Outcome.FALSIFIED
     assert {offender["looks_like"] for offender in facts["offending"]} == {"rotary rows in pair order"} or {
         offender["looks_like"] for offender in facts["offending"]
@@ -446,7 +446,7 @@ def test_a_zeroed_row_is_found_in_the_vocabulary(truths: dict[str, Path]) -> Non
     artifact = Edited.of(truth)
     artifact.values["lm_head.weight"][17] = 0
     comparison = Comparison(truth, artifact)
-    assert comparison.http("zero_rows", {})["dead"][0]["first"] == [17]
+    assert comparison.facts("zero_rows", {})["dead"][0]["first"] == [17]
     assert judged("zero_rows", comparison).outcome is Outcome.FALSIFIED
 
 
@@ -477,7 +477,7 @@ def test_a_coarser_source_behind_a_fine_type_is_found(truths: dict[str, Path]) -
     truth = open_model(truths["llama"])
     artifact = Edited.of(truth, "q4_0")
     artifact.dtype = "q8_0"
-    facts = Comparison(truth, artifact).http("tensor_error", {})
+    facts = Comparison(truth, artifact).facts("tensor_error", {})
     assert facts["offending_count"] > 10 and facts["groups"]["norm"]["offending"] == []
 
 
@@ -582,7 +582,7 @@ def test_a_changed_tokenizer_is_found(name: str, truths: dict[str, Path]) -> Non
     truth, artifact = open_model(truths["qwen2"]), open_model(truths["qwen2"])
     damage(artifact.tokenizer)
     comparison = Comparison(truth, artifact)
-    assert kind in comparison.http("tokenizer_equal", {})["kinds"]
+    assert kind in comparison.facts("tokenizer_equal", {})["kinds"]
     assert judged("tokenizer_equal", comparison).outcome is Outcome.FALSIFIED
 
 
@@ -691,7 +691,7 @@ def test_a_file_named_after_another_type_is_found(truths: dict[str, Path], tmp_p
     path = artifact_of(truths["llama"], tmp_path, "gguf", "f16")
     renamed = path.rename(tmp_path / "tiny-llama.Q4_K_M.gguf")
     comparison = Comparison(open_model(truths["llama"]), open_model(renamed))
-    facts = comparison.http("quantization_declared", {})
+    facts = comparison.facts("quantization_declared", {})
     assert facts["wrong"] == {"file name": "q4_k_m"}
     assert judged("quantization_declared", comparison).outcome is Outcome.FALSIFIED
 
@@ -719,13 +719,13 @@ def test_lineage_must_name_the_truth(truths: dict[str, Path], tmp_path: Path) ->
     own = Comparison(open_model(truths["llama"]), open_model(path))
     other = Comparison(open_model(truths["qwen2"]), open_model(path))
     none = Comparison(open_model(truths["llama"]), open_model(truths["llama"]))
-    found = [c.http("lineage", {"origin": "derived", "truth_sha256": "x"}) for c in (own, other, none)]
+    found = [c.facts("lineage", {"origin": "derived", "truth_sha256": "x"}) for c in (own, other, none)]
     assert [check(facts).outcome for facts in found] == [
         Outcome.CORROBORATED,
         Outcome.FALSIFIED,
         Outcome.FALSIFIED,
     ]
-    assert check(none.http("lineage", {"origin": "given"})).outcome is Outcome.INAPPLICABLE
+    assert check(none.facts("lineage", {"origin": "given"})).outcome is Outcome.INAPPLICABLE
 
 
 # ---- the pieces
@@ -737,7 +737,7 @@ def test_every_claim_can_be_asked_and_judged(truths: dict[str, Path], tmp_path: 
     for gate_id, check, severity in (*FILE_PARITY, (pair_gate("safetensors", "gguf"), "parity", "P0")):
         gate = GATES.get(gate_id)
         assert gate.check is not None and gate.severity == severity
-        assert gate.check(comparison.http(check, {"origin": "derived"})).outcome is Outcome.CORROBORATED, (
+        assert gate.check(comparison.facts(check, {"origin": "derived"})).outcome is Outcome.CORROBORATED, (
             gate_id
         )
     assert pair_gate("gguf", "gguf") == "" == pair_gate("safetensors", "onnx")
@@ -748,9 +748,9 @@ def test_comparing_two_artifacts_by_path(truths: dict[str, Path], tmp_path: Path
     pair = [
         Artifact(format=name, path=str(p)) for name, p in (("safetensors", truths["llama"]), ("gguf", path))
     ]
-    assert compare(pair[0], pair[1], path).http("parity", {})["pair"] == "S-G"
+    assert compare(pair[0], pair[1], path).facts("parity", {})["pair"] == "S-G"
     with pytest.raises(UsageError, match="no comparison"):
-        compare(pair[0], pair[1]).http("tensor_eror", {})
+        compare(pair[0], pair[1]).facts("tensor_eror", {})
     (tmp_path / "nothing.bin").write_bytes(b"nothing")
     with pytest.raises(MalformedFile):
         compare(pair[0], replace_path(pair[1], tmp_path / "nothing.bin"))

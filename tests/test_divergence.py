@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apr_qa.comparison import reference_text
 from apr_qa.comparison.divergence import divergence
 from apr_qa.comparison.divergence_budget import (
     FLOORS,
@@ -20,7 +21,6 @@ from apr_qa.comparison.divergence_budget import (
     overruns,
     parity_facts,
 )
-from apr_qa.comparison import reference_text
 from apr_qa.errors import InferenceFailed
 from apr_qa.gates import GATES
 from apr_qa.vocabulary import Outcome

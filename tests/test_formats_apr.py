@@ -370,6 +370,12 @@ def test_an_unusable_q4_scale_counts_as_zero(scale: float) -> None:
     assert not decode(np.frombuffer(block, np.uint8), "q4", (32,)).any()
 
 
+def test_apr_q4_blocks_run_through_short_rows() -> None:
+    array = np.arange(40, dtype=np.float32).reshape(2, 20)
+    payload = np.frombuffer(b"".join(part.tobytes() for part in encode(array, "q4", "w")), np.uint8)
+    assert np.abs(decode(payload, "q4", (2, 20)) - array).max() < 3
+
+
 def test_an_apr_q8_tensor_has_one_scale() -> None:
     payload = np.frombuffer(floats(0.25) + bytes([1, 255, 127]), np.uint8)
     assert decode(payload, "q8", (3,)).tolist() == [0.25, -0.25, 31.75]
@@ -518,6 +524,15 @@ def test_rows_stay_where_the_config_does_not_say_how_they_are_grouped(heads: Any
     stored: list[Stored] = [("blk.0.attn_q.weight", F32, (8, 1), floats(*range(8)))]
     model = opened(tmp_path / "m.apr", build({"hf_config": config}, stored))
     assert model.read("model.layers.0.self_attn.q_proj.weight")[:, 0].tolist() == list(range(8))
+
+
+def test_rows_under_hugging_face_names_and_scalars_are_left_alone(tmp_path: Path) -> None:
+    metadata = {"architecture": "llama", "num_heads": 2, "num_kv_heads": 1, "rope_type": 0}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    model = opened(tmp_path / "m.apr", build(metadata, [(name, F32, (8, 1), floats(*range(8)))]))
+    assert model.read(name)[:, 0].tolist() == list(range(8))
+    model = opened(tmp_path / "m.apr", build(metadata, [("blk.0.attn_q.weight", F32, (), floats(5))]))
+    assert model.read(name).tolist() == 5
 
 
 def test_dimensions_in_gguf_order_are_reversed(tmp_path: Path) -> None:

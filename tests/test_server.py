@@ -364,7 +364,7 @@ def test_a_served_model_answers_over_http_what_it_answers_in_process(
 
 def test_every_check_of_the_protocol_returns_its_facts(http_session: Any) -> None:
     def facts(check: str, **params: Any) -> dict[str, Any]:
-        found: dict[str, Any] = http_session.http(check, {"check": check, **params})
+        found: dict[str, Any] = http_session.facts(check, {"check": check, **params})
         json.dumps(found)
         return found
 
@@ -384,7 +384,7 @@ def test_every_check_of_the_protocol_returns_its_facts(http_session: Any) -> Non
     assert len(together["texts"]) == 5 and len(set(together["texts"])) == 1 and together["status"] == 200
     assert facts("chat", messages=USER)["finish_reason"] == "length"
     with pytest.raises(InferenceFailed, match="no check"):
-        http_session.http("wishes", {})
+        http_session.facts("wishes", {})
 
 
 def test_what_a_server_does_not_tell_cannot_be_asked(http_session: Any) -> None:
@@ -474,7 +474,7 @@ def reply(body: bytes, status: str = "200 OK") -> bytes:
 def test_an_answer_that_is_none_is_a_failed_inference(raw: bytes) -> None:
     with answering(reply(b'{"data": []}')) as url:
         session = BACKENDS.get("openai_http").load(target("openai_http"), Path(), endpoint=url)
-        assert session.http("models", {})["ids"] == []
+        assert session.facts("models", {})["ids"] == []
     with answering(raw) as url:
         object.__setattr__(session, "_http", Endpoint(url, 5))
         with pytest.raises(InferenceFailed):

@@ -83,8 +83,8 @@ class Session(Protocol):
         """Render through the artifact's own chat template, generation prompt added."""
         ...
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Run a protocol check against a server and return its facts; only servers have one."""
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Make one check (of a file, of a protocol) and return what was found, as plain JSON values."""
         ...
 
     def close(self) -> None:

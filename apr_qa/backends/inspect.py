@@ -55,7 +55,7 @@ class Inspection(Mute):
     def __init__(self, model: OpenModel) -> None:
         self.model = model
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return the facts of one check; raises KeyError for a check that does not exist."""
         checks = {
             "header": self.header,

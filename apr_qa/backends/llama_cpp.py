@@ -104,7 +104,7 @@ class LlamaSession:
             template.decode("utf-8", "replace"), messages, special_tokens=self._special_tokens()
         )
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         raise Inapplicable(f"{check!r} is asked of servers, and this model is loaded in process")
 
     def close(self) -> None:

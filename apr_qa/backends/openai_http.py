@@ -95,7 +95,7 @@ class HttpSession:
             raise InferenceFailed(str(response.facts["error"]))
         return response
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         return run_check(self._http, self.model, check, params)
 
     def close(self) -> None:

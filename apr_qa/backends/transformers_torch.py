@@ -94,7 +94,7 @@ class TorchSession:
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         return self._render(messages, add_generation_prompt=True)
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         raise Inapplicable(f"{check!r} is asked of servers, and this model is loaded in process")
 
     def close(self) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from apr_qa.backends import Mute
+from apr_qa.comparison import tensors
 from apr_qa.comparison.config import config_differences
 from apr_qa.comparison.generation import generation
 from apr_qa.comparison.names import tensor_set
-from apr_qa.comparison import tensors
 from apr_qa.comparison.storage import lineage, quantization
 from apr_qa.comparison.template import template_differences
 from apr_qa.comparison.tokenizer import tokenizer_differences
@@ -37,7 +37,7 @@ class Comparison(Mute):
         self.artifact = artifact
         self.twin = twin
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return the facts of one check; raises UsageError for a check that does not exist.
 
         ``params``: ``origin`` and ``truth_sha256`` for lineage, ``twin`` (path of a file) for tensor_error,

@@ -23,7 +23,7 @@ class Conversion(Mute):
         self.wanted = wanted
         self._model = _open(source)
 
-    def http(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         """Convert unless the result is there already, and read its header back."""
         started = time.perf_counter()
         destination = Path(self.wanted.path)
