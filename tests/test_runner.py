@@ -85,7 +85,7 @@ def test_a_prompt_that_kills_the_worker_costs_only_itself(
 
 def test_a_prompt_that_hangs_costs_only_itself(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APR_QA_FAULT", "hang:two")
-    limits = runner.Limits(scenario_s=1.5)
+    limits = runner.Limits(scenario_s=6.0)  # generous: a loaded machine must not make a healthy prompt late
     outcomes = by_prompt(work([batch(tiny_gguf, [claim(p) for p in ("one", "two", "three")])], limits=limits))
     assert outcomes.pop("two") is Outcome.TIMEOUT
     assert set(outcomes.values()) == {Outcome.CORROBORATED} and len(outcomes) == 2
