@@ -66,6 +66,8 @@ class Line:
         self._lock = threading.Lock()
         self._deadline = time.monotonic() + budget_s if budget_s else float("inf")
         self.over_budget = False
+        self.unmade: dict[str, str] = {}
+        """Path of a file that our converter cannot make -> why; claims about it are inapplicable."""
 
     def observe(self, evidence: Evidence) -> None:
         """Record an entry and stop the line if it is one that the policy stops for."""
@@ -124,8 +126,9 @@ class BatchRun:
 
     def run(self) -> None:
         """Produce evidence for every scenario of the batch."""
-        if self.batch.inapplicable:
-            self._settle_all(Outcome.INAPPLICABLE, self.batch.inapplicable)
+        reason = self.batch.inapplicable or self.line.unmade.get(self.batch.artifact.path, "")
+        if reason:
+            self._settle_all(Outcome.INAPPLICABLE, reason)
         while self.pending and not self.line.stopped():
             if self.batch.target.modality == "serve" and not self.batch.endpoint:
                 self._run_served()
@@ -138,6 +141,9 @@ class BatchRun:
     # ---- settling: every scenario leaves `pending` through one of these
 
     def _settle(self, scenario: Scenario, outcome: Outcome, reason: str, **known: Any) -> None:
+        if outcome is Outcome.INAPPLICABLE and scenario.claim.kind == "convert":
+            reason = f"{reason}; bring the file with --artifact {self.batch.artifact.format}=PATH"
+            self.line.unmade[self.batch.artifact.path] = reason
         self.pending = [other for other in self.pending if other.id != scenario.id]
         self.line.observe(
             Evidence(

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from apr_qa.backends import BACKENDS, Request, Session
-from apr_qa.errors import AprQaError, Inapplicable
+from apr_qa.errors import AprQaError, Inapplicable, UnsupportedArchitecture
 from apr_qa.guard import exit_with_parent
 from apr_qa.serving.endpoint import at_once
 from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Target
@@ -118,7 +118,9 @@ def _read_line() -> bytes:
 
 
 def _outcome(refusal: AprQaError) -> Outcome:
-    return Outcome.INAPPLICABLE if isinstance(refusal, Inapplicable) else Outcome.FALSIFIED
+    """What this machine or this converter cannot do is no fault of the artifact."""
+    beyond_us = isinstance(refusal, Inapplicable | UnsupportedArchitecture)
+    return Outcome.INAPPLICABLE if beyond_us else Outcome.FALSIFIED
 
 
 def _peak_memory_mb() -> float:

@@ -259,3 +259,21 @@ def test_an_interrupted_run_is_resumed_without_doing_anything_twice(smollm2: Pat
     assert len(after) == len({entry["id"] for entry in after})
     assert {entry["id"]: entry["timestamp"] for entry in after}.items() >= done_before.items()
     assert apr_qa("verify", "certifications/smol", cwd=tmp_path).returncode == 0
+
+
+def test_what_our_converter_cannot_make_is_inapplicable_and_the_way_out_is_named(tmp_path: Path) -> None:
+    folder = make_qwen2(tmp_path / "words")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [tokenizer["pre_tokenizer"], {"type": "Digits"}],
+    }
+    tokenizer["pre_tokenizer"]["pretokenizers"][1]["individual_digits"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    done = apr_qa("certify", str(folder), "--tier", "mvp", cwd=tmp_path)
+    assert "Traceback" not in done.stderr, done.stderr
+    about_gguf = [e for e in entries(tmp_path, "words") if e["scenario"]["target"]["format"] == "gguf"]
+    assert {entry["outcome"] for entry in about_gguf} == {"inapplicable"}
+    assert any("--artifact gguf=PATH" in entry["reason"] for entry in about_gguf)
+    gateways = {gateway["id"]: gateway["outcome"] for gateway in certificate(tmp_path, "words")["gateways"]}
+    assert gateways["G0"] == gateways["G1"] == "corroborated", "the other formats are judged all the same"
