@@ -189,9 +189,9 @@ def test_a_worker_that_crashes_or_hangs_blocks_through_g3_and_costs_one_scenario
         APR_QA_FAULT=f"{fault}:capital of France",
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    issued = certificate(tmp_path, "smol")
+    issued = certificate(tmp_path, "smol/checks/smoke")
     assert issued["status"] == "BLOCKED" and issued["score"] == 0
-    hit = [entry for entry in entries(tmp_path, "smol") if entry["outcome"] == outcome]
+    hit = [entry for entry in entries(tmp_path, "smol/checks/smoke") if entry["outcome"] == outcome]
     assert len(hit) == 1 and "capital of France" in json.dumps(hit[0]["scenario"])
     assert {g["id"]: g["outcome"] for g in issued["gateways"]}["G3"] == outcome
     assert not children()
