@@ -10,10 +10,11 @@ import msgspec
 
 from apr_qa import __version__, asking, clock, plan, workspace
 from apr_qa.backends import BACKENDS
-from apr_qa.errors import ModelUnavailable
+from apr_qa.errors import EngineMissing, ModelUnavailable
 from apr_qa.playbook import Playbook
 from apr_qa.resolve import resolve
 from apr_qa.scenarios import claims, for_modality
+from apr_qa.serving import commands
 from apr_qa.vocabulary import (
     Artifact,
     Claim,
@@ -221,8 +222,7 @@ def _cell_batches(
     scenarios = list(_scenarios(model, book, artifact, device, drawn))
     reason = "" if settings.gpu or device == "cpu" else "--no-gpu was given"
     if not reason and scenarios:
-        target = scenarios[0].target
-        reason = BACKENDS.get(target.engine).unavailable(target) or ""
+        reason = _unavailable({scenario.target for scenario in scenarios})
     wave = stock.wave(artifact)
     if reason or has_template:
         return plan.inference_batches(artifact, scenarios, wave=wave, inapplicable=reason)
@@ -238,6 +238,19 @@ def _cell_batches(
             )
         )
     return batches
+
+
+def _unavailable(targets: set[Target]) -> str:
+    """Say why targets of one artifact and device cannot run here; raises EngineMissing for what can be installed."""
+    some = next(iter(targets))
+    reason = BACKENDS.get(some.engine).unavailable(some) or ""
+    if some.backend != "cpu":
+        return reason
+    # On a CPU everything can run once it is installed: a missing package is a fault of the machine.
+    reason = reason or next((commands.missing(t) for t in targets if t.modality == "serve"), "")
+    if reason:
+        raise EngineMissing(reason, fix="pip install 'apr-qa[demo]', or see apr-qa doctor")
+    return ""
 
 
 def _scenarios(

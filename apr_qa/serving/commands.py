@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from apr_qa.vocabulary import Artifact, Target
 
 CONTEXT_TOKENS = 2048
 """Enough for every scenario; a server over the whole trained context would reserve memory for nothing."""
+
+
+PACKAGES = {
+    "transformers_torch": ("starlette", "uvicorn"),
+    "llama_cpp": ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings"),
+}
+"""What the server of an engine needs besides the engine."""
+
+
+def missing(target: Target) -> str:
+    """Say which package the server of a target needs and this machine lacks, or nothing."""
+    lacking = [name for name in PACKAGES.get(target.engine, ()) if importlib.util.find_spec(name) is None]
+    return f"the server of {target.engine} needs {', '.join(lacking)}" if lacking else ""
 
 
 def command(target: Target, artifact: Artifact, port: int, threads: int) -> list[str]:
