@@ -83,7 +83,11 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 
 def _stamps() -> dict[Path, tuple[int, int]]:
-    files = [path for path in Path().rglob("*") if path.is_file()]
+    """Stamp every file of the working directory; hidden folders hold environments, not results."""
+    files: list[Path] = []
+    for folder, inside, names in os.walk("."):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        files += [path for name in names if (path := Path(folder, name)).is_file()]
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
 
 
