@@ -65,7 +65,6 @@ class Line:
         self._andon = andon
         self._lock = threading.Lock()
         self._deadline = time.monotonic() + budget_s if budget_s else float("inf")
-        self.over_budget = False
         self.unmade: dict[str, str] = {}
         """Path of a file that our converter cannot make -> why; claims about it are inapplicable."""
 
@@ -90,7 +89,6 @@ class Line:
     def stopped(self) -> bool:
         """Say whether no new work may begin; running work is abandoned too."""
         if not self.reason and time.monotonic() > self._deadline:
-            self.over_budget = True
             self.reason = "the time budget of the tier was used up"
         return self.interrupted or bool(self.reason)
 
