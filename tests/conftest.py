@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,15 @@ def smollm2() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def children() -> set[int]:
-    """Return the process ids of all living children of this process."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+def children(of: int | str = "self") -> set[int]:
+    """Return the process ids of all living children of a process, this one when none is named.
+
+    Threads end while they are being listed; one that has just ended has no children any more.
+    """
+    found: set[int] = set()
+    for task in Path(f"/proc/{of}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
     return {pid for pid in found if _running(pid)}
 
 

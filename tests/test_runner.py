@@ -201,11 +201,7 @@ def test_a_killed_parent_leaves_no_worker_behind(tiny_gguf: Path, tmp_path: Path
     worker: set[int] = set()
     while not worker:
         time.sleep(0.1)
-        worker = {
-            int(p)
-            for t in Path(f"/proc/{parent.pid}/task").iterdir()
-            for p in (t / "children").read_text().split()
-        }
+        worker = children(parent.pid)
     time.sleep(1.0)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
