@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from apr_qa.comparison.claims import FILE_PARITY, pair_gate
-from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target
+from apr_qa.comparison.claims import file_claims
+from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target, Tier
 
 ENGINES = {"safetensors": "transformers_torch", "apr": "transformers_torch", "gguf": "llama_cpp"}
 """Format -> registered engine that runs it."""
@@ -31,6 +31,9 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("F-PROV-001", "provenance", Severity.P1),
 )
 """What is asked of every file: gate, check of the ``inspect`` backend, severity."""
+
+PAIRED: Mapping[str, Callable[[Artifact, Artifact, Tier], tuple[Claim, ...]]] = {"comparison": file_claims}
+"""Engine that looks at an artifact together with the ground truth -> what it is asked."""
 
 HTTP_CHECK_TOKENS = 8
 """New tokens of a protocol check: enough for several chunks of a stream."""
@@ -107,38 +110,24 @@ def conversion_batch(model: str, source: Artifact, wanted: Artifact, wave: int) 
     return Batch(target=target, artifact=wanted, scenarios=(scenario,), wave=wave, source=source)
 
 
-def comparison_batch(model: str, truth: Artifact, artifact: Artifact, wave: int) -> Batch:
-    """Return the claims that ``artifact`` is what the ground truth is, answered from both files."""
-    target = Target(
-        model=model,
-        format=artifact.format,
-        quantization=artifact.quantization,
-        backend="cpu",
-        modality="compare",
-        engine="comparison",
-    )
-    pair = pair_gate(truth.format, artifact.format)
-    asked = (*FILE_PARITY, *(((pair, "parity", Severity.P0),) if pair else ()))
-    if artifact.origin != "derived":
-        # Others may have made the file from another copy of the same model; that is worth a word, not a stop.
-        asked = tuple(
-            (gate, check, Severity.P1 if check == "lineage" else level) for gate, check, level in asked
+def pair_batches(model: str, truth: Artifact, artifact: Artifact, wave: int, tier: Tier) -> list[Batch]:
+    """Return the claims that ``artifact`` is what the ground truth is, one batch for each engine of `PAIRED`."""
+    batches = []
+    for engine, asked in PAIRED.items():
+        target = Target(
+            model=model,
+            format=artifact.format,
+            quantization=artifact.quantization,
+            backend="cpu",
+            modality="compare",
+            engine=engine,
         )
-    scenarios = tuple(
-        Scenario(
-            target=target,
-            claim=Claim(
-                gate_id=gate,
-                kind="inspect",
-                severity=severity,
-                params={"check": check, "truth_sha256": truth.sha256}
-                if check == "lineage"
-                else {"check": check},
-            ),
-        )
-        for gate, check, severity in asked
-    )
-    return Batch(target=target, artifact=artifact, source=truth, scenarios=scenarios, wave=wave)
+        scenarios = tuple(Scenario(target=target, claim=claim) for claim in asked(truth, artifact, tier))
+        if scenarios:
+            batches.append(
+                Batch(target=target, artifact=artifact, source=truth, scenarios=scenarios, wave=wave)
+            )
+    return batches
 
 
 def load_claim(modality: str) -> Claim:

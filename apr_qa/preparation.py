@@ -182,7 +182,7 @@ def _batches(
         for a in stock.artifacts
     ]
     batches += stock.conversions
-    batches += _comparisons(model, stock)
+    batches += _comparisons(model, stock, tier)
     drawn = claims(book, tier)
     for artifact in stock.artifacts:
         if artifact.format not in book.formats or artifact.origin == "source":
@@ -197,15 +197,18 @@ def _batches(
     return batches
 
 
-def _comparisons(model: Model, stock: plan.Stock) -> list[plan.Batch]:
+def _comparisons(model: Model, stock: plan.Stock, tier: Tier) -> list[plan.Batch]:
     """Compare every artifact but the sources with the ground truth, as soon as both are there."""
     truth = stock.truth
     if truth is None:
         return []
     return [
-        plan.comparison_batch(model.id, truth, artifact, max(stock.wave(truth), stock.wave(artifact)))
+        batch
         for artifact in stock.artifacts
         if artifact is not truth and artifact.origin != "source"
+        for batch in plan.pair_batches(
+            model.id, truth, artifact, max(stock.wave(truth), stock.wave(artifact)), tier
+        )
     ]
 
 

@@ -9,6 +9,7 @@ a group before it runs, so that a death can be blamed on exactly those.
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -27,6 +28,13 @@ from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Tar
 
 FAULT_VARIABLE = "APR_QA_FAULT"
 """``crash:TEXT`` or ``hang:TEXT``: die or hang when a question contains TEXT. For drills and tests."""
+
+
+PAIRED = {
+    "conversion": "apr_qa.conversion.claim:Conversion",
+    "comparison": "apr_qa.comparison.session:compare",
+}
+"""Engine that needs two artifacts -> what is called with (source, artifact) and answers ``facts``."""
 
 
 class Job(Record, frozen=True):
@@ -92,15 +100,9 @@ def main() -> None:
 
 
 def _load(job: Job) -> Any:
-    """Return what answers the claims: an engine's session, or the converter."""
-    if job.source is not None and job.target.engine == "comparison":
-        from apr_qa.comparison.session import compare
-
-        return compare(job.source, job.artifact)
+    """Return what answers the claims: an engine's session, or what looks at two files at once."""
     if job.source is not None:
-        from apr_qa.conversion.claim import Conversion
-
-        return Conversion(job.source, job.artifact)
+        return pkgutil.resolve_name(PAIRED[job.target.engine])(job.source, job.artifact)
     return BACKENDS.get(job.target.engine).load(
         job.target, Path(job.artifact.path), threads=job.threads, endpoint=job.endpoint
     )

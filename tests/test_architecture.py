@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "apr_qa"
-FAMILIES = ("formats", "backends", "oracles", "properties", "gates", "reports")
+FAMILIES = ("formats", "backends", "oracles", "properties", "gates", "reports", "defects")
 STAGES = (
     "registry",
     "resolve",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apr_qa.vocabulary import Severity
+from apr_qa.vocabulary import Artifact, Claim, Severity, Tier
 
 FILE_PARITY: tuple[tuple[str, str, Severity], ...] = (
     ("G0-CONFIG-EQUAL", "config_equal", Severity.P0),
@@ -37,3 +37,20 @@ def pair_gate(truth_format: str, artifact_format: str) -> str:
     """Return the gate of the pair as a whole (check ``parity``); empty where both are in one format."""
     letters = [_LETTERS.get(name, "") for name in (truth_format, artifact_format)]
     return f"F-CONV-{'-'.join(letters)}" if all(letters) and letters[0] != letters[1] else ""
+
+
+def file_claims(truth: Artifact, artifact: Artifact, tier: Tier) -> tuple[Claim, ...]:
+    """Return what the engine ``comparison`` is asked; the same in every tier, for it is cheap."""
+    pair = pair_gate(truth.format, artifact.format)
+    asked = (*FILE_PARITY, *(((pair, "parity", Severity.P0),) if pair else ()))
+    return tuple(_claim(truth, artifact, *one) for one in asked)
+
+
+def _claim(truth: Artifact, artifact: Artifact, gate: str, check: str, severity: Severity) -> Claim:
+    params = {"check": check}
+    if check == "lineage":
+        params["truth_sha256"] = truth.sha256
+        if artifact.origin != "derived":
+            # Others may have made the file from another copy of the same model; that is worth a word, not a stop.
+            severity = Severity.P1
+    return Claim(gate_id=gate, kind="inspect", severity=severity, params=params)
