@@ -24,6 +24,9 @@ COMMANDS = {
     "serve": "Serve a model over an OpenAI-compatible HTTP interface.",
     "gates": "List the gates, or explain one.",
     "readme-sync": "Bring the README's model table up to date, or check it.",
+    "diff": "Compare two files that claim to hold the same model.",
+    "tickets": "Group the findings of a run by root cause.",
+    "export-evidence": "Write stored evidence as one JSON document.",
     "export-csv": "Write the model table from stored certificates.",
     "doctor": "Say what is installed, what is missing and how to get it.",
 }

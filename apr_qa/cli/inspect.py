@@ -34,7 +34,7 @@ def command(path: Path, tensors: bool, as_json: bool) -> None:
         print_json(found.to_json())
     else:
         _show_header(found.header)
-        _show_checks(found.evidence)
+        show_checks(found.evidence)
         _show_tensors(found.tensors)
     sys.exit(EXIT_FINDING if any(entry.outcome.failed for entry in found.evidence) else 0)
 
@@ -56,7 +56,7 @@ def _word(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else visible(str(value))
 
 
-def _show_checks(evidence: Sequence[Evidence]) -> None:
+def show_checks(evidence: Sequence[Evidence]) -> None:
     """Print a line a check; checks that could not be made for one and the same reason share a line."""
     unjudged = [entry for entry in evidence if entry.outcome is Outcome.INCONCLUSIVE]
     shared = len(unjudged) > 1 and len({entry.reason for entry in unjudged}) == 1

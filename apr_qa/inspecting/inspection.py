@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from apr_qa import asking, judge, plan, runner
+import msgspec
+
+from apr_qa import asking, judge, plan, runner, workspace
 from apr_qa.containers.artifact_files import artifacts_at
-from apr_qa.errors import UsageError
-from apr_qa.vocabulary import Artifact, Evidence, Record
+from apr_qa.errors import MalformedFile, UsageError
+from apr_qa.vocabulary import Artifact, Evidence, Record, Tier
 
 
 class Inspection(Record, frozen=True):
@@ -50,9 +53,36 @@ def inspect(path: Path, *, list_tensors: bool = False) -> Inspection:
     """Return header facts and judged file claims of ``path``; every parser runs in a worker."""
     artifact = at(path)
     header = asking.ask(artifact, "header")
+    entries = _answered([plan.file_batch(path.name, artifact, 0)])
+    rows = asking.ask(artifact, "tensor_list").get("tensors", []) if list_tensors else []
+    return Inspection(header=header, evidence=entries, tensors=tuple(rows))
+
+
+def difference(truth: Path, path: Path, *, logits: bool = False) -> Inspection:
+    """Return the judged claims that ``path`` holds the model that ``truth`` holds, in whatever format.
+
+    ``logits`` asks for the next-token distributions too, which loads both files into their engines.
+    """
+    pair = [at(truth), at(path)]
+    headers = [asking.ask(artifact, "header") for artifact in pair]
+    for artifact, header in zip(pair, headers, strict=True):
+        if "error" in header:
+            raise MalformedFile(str(header["error"]), where=artifact.path, fix="apr-qa inspect says more")
+    known = [
+        msgspec.structs.replace(
+            artifact,
+            quantization=str(header["quantization"]),
+            sha256=workspace.content_sha256(Path(artifact.path)),
+        )
+        for artifact, header in zip(pair, headers, strict=True)
+    ]
+    batches = plan.pair_batches(path.name, known[0], known[1], 0, Tier.MVP)
+    wanted = [b for b in batches if logits or b.target.engine == "comparison"]
+    return Inspection(header=headers[1], evidence=_answered(wanted))
+
+
+def _answered(batches: list[plan.Batch]) -> tuple[Evidence, ...]:
     entries: list[Evidence] = []
     line = runner.Line("collect_all", entries.append)
-    batch = plan.file_batch(path.name, artifact, 0)
-    runner.run([batch], line, judge.judge, runner.Limits(), jobs=1, threads=1)
-    rows = asking.ask(artifact, "tensor_list").get("tensors", []) if list_tensors else []
-    return Inspection(header=header, evidence=tuple(entries), tensors=tuple(rows))
+    runner.run(batches, line, judge.judge, runner.Limits(), jobs=1, threads=max(1, os.cpu_count() or 1))
+    return tuple(entries)
