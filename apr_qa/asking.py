@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ from apr_qa.processes import with_last_words
 from apr_qa.vocabulary import Artifact, Claim, Scenario, Target
 from apr_qa.worker import Job
 
-LIMIT_S = 600.0
+READING_LIMIT_S = 300.0
+"""For opening a file and for one question about it, each."""
+CONVERSION_LIMIT_S = 4 * 3600.0
 
 
 def ask(artifact: Artifact, check: str) -> dict[str, Any]:
@@ -21,21 +24,26 @@ def ask(artifact: Artifact, check: str) -> dict[str, Any]:
         model="", format=artifact.format, quantization="", backend="cpu", modality="inspect", engine="inspect"
     )
     claim = Claim(gate_id=HEADER_GATE, kind="inspect", params={"check": check})
-    return _single(Job(target=target, artifact=artifact, scenarios=(Scenario(target=target, claim=claim),)))
+    job = Job(target=target, artifact=artifact, scenarios=(Scenario(target=target, claim=claim),))
+    return _single(job, READING_LIMIT_S)
 
 
 def convert(source: Artifact, wanted: Artifact) -> dict[str, Any]:
     """Convert in a worker of its own and return the facts; ``error`` if it refuses or dies."""
     batch = conversion_batch("", source, wanted, 0)
-    return _single(Job(target=batch.target, artifact=wanted, source=source, scenarios=batch.scenarios))
+    job = Job(target=batch.target, artifact=wanted, source=source, scenarios=batch.scenarios)
+    return _single(job, CONVERSION_LIMIT_S)
 
 
-def _single(job: Job) -> dict[str, Any]:
+def _single(job: Job, limit_s: float) -> dict[str, Any]:
     with processes.worker(processes.engine_environment(1)) as child:
         child.send(msgspec.json.encode(job))
-        while (message := child.receive(LIMIT_S)) is not None:
-            if message["event"] in ("refused", "failed"):
-                return {"error": message["reason"]}
-            if message["event"] == "answer":
-                return dict(message["response"]["facts"])
+        try:
+            while (message := child.receive(limit_s)) is not None:
+                if message["event"] in ("refused", "failed"):
+                    return {"error": message["reason"]}
+                if message["event"] == "answer":
+                    return dict(message["response"]["facts"])
+        except queue.Empty:
+            return {"error": f"no answer within {limit_s:g} s"}
         return {"error": with_last_words(f"the worker ended: {child.exit_description()}", child)}

@@ -79,7 +79,7 @@ def collect(prepared: Prepared, book: Playbook, settings: Settings, folder: Path
         header, done = _resumable(partial, header)
         watcher.say(f"resuming: {len(done)} of {header.planned} scenarios are done")
     cores = len(os.sched_getaffinity(0))
-    jobs = settings.jobs or min(cores, 4)
+    jobs = settings.jobs or min(cores, 4, book.model.workers or 4)
     watcher.planned(header.planned)
     limits = runner.Limits(
         scenario_s=settings.timeout_s or book.timeout_s,
@@ -188,7 +188,7 @@ def scored(header: EvidenceHeader, entries: Sequence[Evidence], verdicts: Sequen
         for entry in entries
         if entry.response is not None and entry.scenario.claim.kind in ("generate", "chat")
     }
-    gateways = [verdict for verdict in verdicts if verdict.gate_id in judge.GATEWAYS]
+    gateways = [verdict for verdict in verdicts if GATES.get(verdict.gate_id).verdict is not None]
     covered_cells = len(covered & set(header.cells))
     return score(header.tier, gateways, entries, header.cells, covered_cells, header.planned)
 

@@ -11,6 +11,8 @@ import runpy
 import sys
 import threading
 
+from apr_qa import confinement
+
 
 def exit_with_parent() -> None:
     """Start a thread that ends this process when standard input reaches its end."""
@@ -24,9 +26,10 @@ def exit_with_parent() -> None:
 
 
 def main() -> None:
-    """Replace ``sys.argv`` by the arguments of the guarded module and run it."""
+    """Replace ``sys.argv`` by the arguments of the guarded module, and run it within limits."""
     del sys.argv[0]
     exit_with_parent()
+    confinement.confine(confinement.running_limit(gpu=bool({"--gpu", "-1"} & set(sys.argv))))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

@@ -44,7 +44,8 @@ def rejudge(entry: Evidence) -> Evidence:
 
 
 def verdicts(header: EvidenceHeader, evidence: Sequence[Evidence]) -> tuple[GateVerdict, ...]:
-    """Return the verdicts of the five gateways, then of every gate that the evidence mentions."""
+    """Return the verdicts of the five gateways, of gates that look across targets and found something to judge,
+    and of every gate that the evidence mentions."""
     by_gate: dict[str, list[Evidence]] = defaultdict(list)
     for entry in evidence:
         by_gate[entry.gate_id].append(entry)
@@ -53,4 +54,10 @@ def verdicts(header: EvidenceHeader, evidence: Sequence[Evidence]) -> tuple[Gate
         verdict = GATES.get(name).verdict
         if verdict is not None:
             gateways.append(verdict(header, evidence))
-    return (*gateways, *(summarise(GATES.get(name), by_gate[name]) for name in sorted(by_gate)))
+    across = [
+        gate.verdict(header, evidence)
+        for name, gate in GATES.items()
+        if gate.verdict is not None and name not in GATEWAYS
+    ]
+    judged = [verdict for verdict in across if verdict.outcome is not None]
+    return (*gateways, *judged, *(summarise(GATES.get(name), by_gate[name]) for name in sorted(by_gate)))

@@ -146,11 +146,15 @@ def score(
     """Return the score of one model's evidence; fewer entries than ``planned`` leave the run incomplete.
 
     A gateway of G0…G4 that is not among ``gateways`` counts as unproven, an inapplicable one is left out
-    unless all are. The order of ``gateways`` and ``evidence`` does not matter.
+    unless all are. Other gates that look across targets may be among them: a failed P0 blocks as a claim does.
+    The order of ``gateways`` and ``evidence`` does not matter.
     """
+    across = [verdict for verdict in gateways if verdict.gate_id.partition("-")[0] not in GATEWAYS]
+    gateways = [verdict for verdict in gateways if verdict not in across]
     counts = Counter(entry.outcome for entry in evidence)
     held, counted = counts[Outcome.CORROBORATED], sum(counts[item] for item in Outcome if item.counted)
-    points, status, reason = _verdict(tier, gateways, evidence, (held, counted), planned)
+    blocking = _blocking((*across, *evidence))
+    points, status, reason = _verdict(tier, gateways, evidence, (held, counted), planned, blocking)
     return Score(
         score=points,
         grade=NO_GRADE if status == PENDING else grade(points),
@@ -171,6 +175,7 @@ def _verdict(
     evidence: Sequence[Evidence],
     held_of: tuple[int, int],
     planned: int,
+    blocking: set[str],
 ) -> tuple[int | None, str, str]:
     """Return points, status and reason by the first case of the module's table that holds."""
     broken = [f"{item.gate_id} ({item.outcome})" for item in gateways if item.outcome and item.outcome.failed]
@@ -178,7 +183,6 @@ def _verdict(
         return 0, BLOCKED, f"gateway failed: {', '.join(sorted(broken))}"
     unproven = _unproven(gateways)
     base = min(699, math.floor(699 * Fraction(*held_of))) if held_of[1] and not unproven else None
-    blocking = {entry.gate_id for entry in evidence if entry.severity is Severity.P0 and entry.outcome.failed}
     if blocking:
         return base, BLOCKED, f"P0 failed: {', '.join(sorted(blocking))}"
     if unproven:
@@ -195,6 +199,15 @@ def _verdict(
     if base is None:
         return None, PENDING, "nothing was tried that counts"
     return _by_tier(tier, held_of, base)
+
+
+def _blocking(judged: Iterable[GateVerdict | Evidence]) -> set[str]:
+    """Return the P0 gates that failed, on one target or across targets."""
+    return {
+        entry.gate_id
+        for entry in judged
+        if entry.severity is Severity.P0 and entry.outcome is not None and entry.outcome.failed
+    }
 
 
 def _unproven(gateways: Sequence[GateVerdict]) -> list[str]:

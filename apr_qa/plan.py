@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apr_qa.comparison.claims import file_claims
+from apr_qa.logits.claims import logit_claims
+from apr_qa.trips.claims import trip_claims
 from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target, Tier
 
 ENGINES = {"safetensors": "transformers_torch", "apr": "transformers_torch", "gguf": "llama_cpp"}
@@ -29,10 +31,38 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("G0-TIED-HEAD-001", "tied_head", Severity.P0),
     ("G0-TOKENIZER-001", "tokenizer", Severity.P0),
     ("F-PROV-001", "provenance", Severity.P1),
+    ("G0-SPECIAL-001", "special_tokens", Severity.P0),
+    ("G0-SPECIAL-002", "special_tokens", Severity.P1),
+    ("G0-STOP-001", "special_ids", Severity.P0),
+    ("G0-STOP-002", "special_ids", Severity.P1),
+    ("G0-BOS-001", "beginning", Severity.P0),
+    ("G0-PAD-001", "special_ids", Severity.P2),
+    ("G0-VOCAB-ROWS", "vocabulary_rows", Severity.P0),
+    ("G0-TEMPLATE-001", "template", Severity.P1),
+    ("G0-TEMPLATE-SAFE", "template", Severity.P0),
+    ("G0-TEMPLATE-ROLES", "template", Severity.P1),
+    ("G0-TEMPLATE-PROMPT", "template", Severity.P1),
+    ("G0-TEMPLATE-TRIGGER", "template", Severity.P1),
+    ("G0-QUANT-SCALES", "block_scales", Severity.P0),
+    ("G0-QUANT-PACKED", "packed", Severity.P0),
+    ("G0-VALIDATE-003", "value_patterns", Severity.P0),
+    ("G0-VALIDATE-004", "holes", Severity.P0),
+    ("F-PROV-002", "origin", Severity.P2),
+    ("F-SEC-PICKLE-001", "pickles", Severity.P0),
+    ("F-SEC-PATH-001", "paths", Severity.P0),
+    ("F-SEC-REMOTE-CODE-001", "remote_code", Severity.P1),
+    ("F-SEC-INJECT-001", "special_words", Severity.P1),
+    ("F-SEC-001", "names", Severity.P1),
+    ("F-SEC-002", "texts", Severity.P2),
+    ("F-SEC-003", "growth", Severity.P1),
 )
 """What is asked of every file: gate, check of the ``inspect`` backend, severity."""
 
-PAIRED: Mapping[str, Callable[[Artifact, Artifact, Tier], tuple[Claim, ...]]] = {"comparison": file_claims}
+PAIRED: Mapping[str, Callable[[Artifact, Artifact, Tier], tuple[Claim, ...]]] = {
+    "comparison": file_claims,
+    "trips": trip_claims,
+    "logits": logit_claims,
+}
 """Engine that looks at an artifact together with the ground truth -> what it is asked."""
 
 HTTP_CHECK_TOKENS = 8
@@ -112,22 +142,26 @@ def conversion_batch(model: str, source: Artifact, wanted: Artifact, wave: int) 
 
 def pair_batches(model: str, truth: Artifact, artifact: Artifact, wave: int, tier: Tier) -> list[Batch]:
     """Return the claims that ``artifact`` is what the ground truth is, one batch for each engine of `PAIRED`."""
-    batches = []
-    for engine, asked in PAIRED.items():
-        target = Target(
-            model=model,
-            format=artifact.format,
-            quantization=artifact.quantization,
-            backend="cpu",
-            modality="compare",
-            engine=engine,
-        )
-        scenarios = tuple(Scenario(target=target, claim=claim) for claim in asked(truth, artifact, tier))
-        if scenarios:
-            batches.append(
-                Batch(target=target, artifact=artifact, source=truth, scenarios=scenarios, wave=wave)
-            )
-    return batches
+    batches = (pair_batch(model, engine, truth, artifact, wave, tier) for engine in PAIRED)
+    return [batch for batch in batches if batch is not None]
+
+
+def pair_batch(
+    model: str, engine: str, truth: Artifact, artifact: Artifact, wave: int, tier: Tier
+) -> Batch | None:
+    """Return what one engine of `PAIRED` is asked about ``artifact`` and ``truth``; None where it is nothing."""
+    target = Target(
+        model=model,
+        format=artifact.format,
+        quantization=artifact.quantization,
+        backend="cpu",
+        modality="compare",
+        engine=engine,
+    )
+    scenarios = tuple(Scenario(target=target, claim=claim) for claim in PAIRED[engine](truth, artifact, tier))
+    if not scenarios:
+        return None
+    return Batch(target=target, artifact=artifact, source=truth, scenarios=scenarios, wave=wave)
 
 
 def load_claim(modality: str) -> Claim:
@@ -178,9 +212,9 @@ def inference_batches(
     return batches
 
 
-def endpoint_batch(model: str, url: str, claims: Iterable[Claim]) -> Batch:
-    """Return the claims about a server that somebody else runs; nobody but its owner may stop it."""
-    target = Target(
+def endpoint_target(model: str) -> Target:
+    """Return the target that a server of somebody else's is."""
+    return Target(
         model=model,
         format="endpoint",
         quantization="",
@@ -188,6 +222,11 @@ def endpoint_batch(model: str, url: str, claims: Iterable[Claim]) -> Batch:
         modality="serve",
         engine="openai_http",
     )
+
+
+def endpoint_batch(model: str, url: str, claims: Iterable[Claim]) -> Batch:
+    """Return the claims about a server that somebody else runs; nobody but its owner may stop it."""
+    target = endpoint_target(model)
     asked = tuple(Scenario(target=target, claim=claim) for claim in claims)
     protocol = tuple(s for s in http_scenarios(target) if s.claim.params["check"] != "shutdown")
     ready = Scenario(target=target, claim=load_claim("serve"))
@@ -247,11 +286,12 @@ def stock(
         return made
 
     by_format = {artifact.format: artifact for artifact in reversed(found)}
+    sources = [artifact for artifact in found if artifact.origin == "source"]
+    by_format |= {artifact.format: artifact for artifact in sources if artifact.format == "safetensors"}
     truth = by_format.get("safetensors")
     described = "safetensors"
     if truth is None:
-        kept = next((artifact for artifact in found if artifact.origin == "source"), None)
-        origin = kept or by_format.get("gguf") or by_format["apr"]
+        origin = next(iter(sources), None) or by_format.get("gguf") or by_format["apr"]
         described = f"derived from {origin.format}"
         truth = origin if obstacle else make(origin, "safetensors", "")
     for format_name, quantization in wanted:

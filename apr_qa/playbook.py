@@ -15,14 +15,22 @@ from pydantic import ValidationError
 
 from apr_qa import resources
 from apr_qa.errors import PlaybookError, UsageError
+from apr_qa.playbooks.commands import BUILT_IN
 from apr_qa.playbooks.faults import faults_of
+from apr_qa.playbooks.fields import HF_PARITY, ModelBlock
 from apr_qa.playbooks.model import Playbook
+from apr_qa.playbooks.specification import Skip
 from apr_qa.playbooks.yaml_text import parse
 from apr_qa.vocabulary import Model, Tier
 
 __all__ = ["SCHEMA_FILE", "Playbook", "for_model", "load", "schema", "template"]
 
 SCHEMA_FILE = "schemas/playbook.schema.json"
+
+MODEL_WORDS = ("MODEL_ID", "HF_REPO", "MODEL")
+"""Variables that name the model; from one of them the others follow."""
+OPEN_TO_ANY_MODEL = ("spec", "verification_gates", "tests")
+"""Fields of files that are about every model."""
 
 
 def load(path: Path, variables: Mapping[str, str] | None = None) -> Playbook:
@@ -33,14 +41,15 @@ def load(path: Path, variables: Mapping[str, str] | None = None) -> Playbook:
         raise UsageError(
             f"the playbook cannot be read: {error.strerror}", where=str(path), fix="check the path"
         ) from None
-    document = parse(content, variables or {})
+    known = given(variables or {})
+    document = parse(content, {**BUILT_IN, **known})
     faults = list(document.faults)
     value = document.value
     if value is not None and not isinstance(value, dict):
         faults.append((1, "a playbook is a mapping of fields"))
     book = None
     if isinstance(value, dict):
-        value.setdefault("name", re.sub(r"(\.playbook)?\.ya?ml$", "", path.name))
+        _completed(value, path, known)
         try:
             book = Playbook.model_validate(value)
         except ValidationError as error:
@@ -48,7 +57,73 @@ def load(path: Path, variables: Mapping[str, str] | None = None) -> Playbook:
     if faults or book is None:
         lines = [f"{path}:{line}: {text}" for line, text in sorted(dict.fromkeys(faults))]
         raise PlaybookError(lines, where=str(path), fix=f"the fields are described in {SCHEMA_FILE}")
-    return book.read_from(str(path), hashlib.sha256(content).hexdigest())
+    book = book.read_from(str(path), hashlib.sha256(content).hexdigest())
+    return book.lightened(_skips_beside(path))
+
+
+def given(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with every word for the model that follows from another one.
+
+    >>> given({"MODEL_ID": "org/name"})["MODEL_NAME"]
+    'name'
+    """
+    known = dict(variables)
+    model = next((known[name] for name in MODEL_WORDS if name in known), "")
+    if model:
+        defaults = {"MODEL_ID": model, "HF_REPO": model, "MODEL_NAME": model.rsplit("/", 1)[-1]}
+        known = {**defaults, **known}
+    return known
+
+
+def _completed(value: dict[str, Any], path: Path, variables: Mapping[str, str]) -> None:
+    """Put in what a file may leave out: its name, and the model where it is a specification or a ticket."""
+    metadata = value.get("metadata")
+    named = re.sub(r"(\.playbook)?\.ya?ml$", "", path.name)
+    if isinstance(metadata, dict) and isinstance(metadata.get("name"), str):
+        named = re.sub(r"[^A-Za-z0-9._-]+", "-", metadata["name"]).strip("-._") or named
+    value.setdefault("name", named)
+    if "model" in value:
+        return
+    model = next((variables[name] for name in MODEL_WORDS if name in variables), "")
+    if model:
+        local = Path(model).expanduser()
+        here = model.startswith(("/", ".", "~")) or local.exists()
+        value["model"] = {"id": re.sub(r"[^\w.-]+", "-", local.stem), "local_path": model} if here else {"id": model}
+    elif any(name in value for name in OPEN_TO_ANY_MODEL) or _compares_with_corpus(value):
+        value["model"] = ModelBlock.unnamed()
+    if any(name in value for name in OPEN_TO_ANY_MODEL):
+        value.setdefault("test_matrix", {"modalities": ["run"], "backends": ["cpu"]})
+
+
+def _compares_with_corpus(value: Mapping[str, Any]) -> bool:
+    oracles = value.get("oracles")
+    return isinstance(oracles, list) and any(
+        isinstance(one, dict) and one.get("type") == HF_PARITY for one in oracles
+    )
+
+
+def _skips_beside(path: Path) -> tuple[Skip, ...]:
+    """Read ``<name>.skip.yaml`` beside the playbook; raises PlaybookError with every fault."""
+    beside = path.with_name(re.sub(r"(\.playbook)?\.ya?ml$", "", path.name) + ".skip.yaml")
+    if beside == path or not beside.is_file():
+        return ()
+    document = parse(beside.read_bytes(), {})
+    faults = list(document.faults)
+    listed = document.value.get("skips") if isinstance(document.value, dict) else document.value
+    found: list[Skip] = []
+    if not isinstance(listed, list):
+        faults.append((1, "a list of format_or_backend, reason, tracking_issue"))
+        listed = []
+    for index, one in enumerate(listed):
+        try:
+            found.append(Skip.model_validate(one))
+        except ValidationError as error:
+            line = document.lines.get((index,), 1)
+            faults += [(line, f"{'.'.join(map(str, e['loc']))}: {e['msg']}") for e in error.errors()]
+    if faults:
+        lines = [f"{beside}:{line}: {text}" for line, text in faults]
+        raise PlaybookError(lines, where=str(beside), fix="correct the list of what is skipped")
+    return tuple(found)
 
 
 def template(tier: Tier, model: Model) -> Playbook:

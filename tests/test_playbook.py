@@ -73,7 +73,7 @@ scenarios:
   - {name: two, messages: [Hello., Goodbye.]}
 metadata: {author: somebody, anything: [1, {deep: true}]}
 differential_tests:
-  tensor_diff: {enabled: false, filter: "embed", gates: [F-1]}
+  tensor_diff: {enabled: false, filter: "embed", gates: [F-ROSETTA-DIFF-001]}
   inference_compare: {enabled: "false", prompt: x, max_tokens: 10, tolerance: 1e-5}
   format_validation: {enabled: false, checks: [dtype_mapping]}
   fingerprint: {enabled: false, stats: [mean]}
@@ -85,7 +85,7 @@ ollama_parity: {enabled: false, model_tag: "x:7b", quantizations: [q4_k_m]}
 state_machine: {enabled: false, initial: idle, states: {idle: {}}}
 kernel_profile: {enabled: false, kernel_ops: [RmsNorm]}
 property_tests: {enabled: false, cases: 10}
-falsification_gates: [{id: F-1, condition: x, enabled: false}]
+falsification_gates: [{id: F-QUAL-001, condition: x, enabled: false}]
 """
 
 
@@ -180,28 +180,50 @@ oracles:
 
 
 @pytest.mark.parametrize(
-    ("block", "field"),
+    ("block", "fault"),
     [
-        ("differential_tests: {tensor_diff: {filter: x}}", "differential_tests.tensor_diff"),
-        ("differential_tests: {fingerprint: {enabled: true}}", "differential_tests.fingerprint"),
-        ("differential_tests: {format_validation: {enabled: yes}}", "differential_tests.format_validation"),
-        ("differential_tests: {inference_compare: {}}", "differential_tests.inference_compare"),
-        ("differential_tests: {validate_stats: {}}", "differential_tests.validate_stats"),
-        ('profile_ci: {enabled: "true"}', "profile_ci"),
-        ("profile_ci: {assertions: {min_throughput: 10.0}}", "profile_ci"),
-        ("trace_payload: {enabled: on}", "trace_payload"),
-        ("ollama_parity: {model_tag: x}", "ollama_parity"),
-        ("state_machine: {initial: idle}", "state_machine"),
-        ("property_tests: {cases: 5}", "property_tests"),
-        ("property_tests: [{name: x}]", "property_tests.0"),
-        ("contract_tests: {invariants: [I-2]}", "contract_tests"),
-        ("kernel_profile: {family: qwen}", "kernel_profile"),
-        ("falsification_gates: [{id: X}]", "falsification_gates.0"),
+        ("differential_tests: {tensor_dif: {}}", "3: differential_tests.tensor_dif: there is no such field (did"),
+        ("profile_ci: {gates: [F-PROFILE-CI-01]}", "3: profile_ci.gates.0: no gate is called 'F-PROFILE-CI-01'"),
+        ("profile_ci: {assertions: {min_speed: 3}}", "3: profile_ci.assertions.min_speed: there is no such field"),
+        ("contract_tests: {invariants: [I-9]}", "3: contract_tests.invariants.0: 'I-9' is not one of"),
+        ("trace_payload: {enabled: perhaps}", "3: trace_payload.enabled: should be a valid boolean"),
+        ("property_tests: [{name: x, generator: dice()}]", "3: property_tests.0.generator: no generator is called"),
+        ("falsification_gates: [{id: X-1}]", "3: falsification_gates.0.id: no gate is called 'X-1'"),
+        ("verification_gates: [{id: a}]", "3: verification_gates.0: give either gate or tool"),
+        ("verification_gates: [{id: a, tool: hammer}]", "3: verification_gates.0.tool: no tool is called 'hammer'"),
+        ("acceptance: {no_nan_values: false}", "3: acceptance.no_nan_values: cannot be waived; remove the line"),
+        ("state_machine: {states: [a, b]}", "3: state_machine.states: the state 'b' cannot be reached from 'a'"),
+        (
+            "state_machine: {states: [a], transitions: [{from: a, to: b}]}",
+            "3: state_machine.states: no state is called 'b'",
+        ),
+        (
+            "state_machine: {states: {a: {on_enter: [{action: dance}]}}}",
+            "3: state_machine.states.a.on_enter.0: no action is called 'dance'",
+        ),
+        ("scenarios: [{name: x, command: rm -rf /}]", "3: scenarios.0.command: is not understood: only commands"),
+        ("scenarios: [{prompt_set: dreams}]", "3: scenarios.0.prompt_set: no set of prompts is called 'dreams'"),
+        (
+            "mvp_matrix: [{format: gguf, backend: gpu, modality: run, prompt: a}]\ntest_matrix: {backends: [cpu]}",
+            "3: mvp_matrix.0: gpu is not among the backends of this playbook (cpu)",
+        ),
+        ("hf_parity: {corpus: x}", "3: hf_parity.corpus: there is no such field (did you mean 'corpus_path'?)"),
+        ("skips: [{format_or_backend: npu, reason: x}]", "3: skips.0.format_or_backend: 'npu' is not one of"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name_and_line(tmp_path: Path, block: str, field: str) -> None:
-    (fault,) = faults(tmp_path, f"model: {{id: a/b}}\n\n{block}\n")
-    assert fault == f"3: {field}: this version cannot honour it; set enabled: false or remove it"
+def test_what_cannot_be_honoured_is_refused_by_name_and_line(tmp_path: Path, block: str, fault: str) -> None:
+    found = faults(tmp_path, f"model: {{id: a/b}}\n\n{block}\n")
+    assert any(one.startswith(fault) for one in found), found
+
+
+def test_more_questions_than_scenario_count_are_all_asked_and_that_is_told(tmp_path: Path) -> None:
+    book = load(tmp_path, "model: {id: a/b}\ntest_matrix: {scenario_count: 1, prompts: [a, b, c]}\n")
+    assert book.scenario_count == 3
+    assert book.notes == ("scenario_count is 1, but 3 questions are listed: all are asked",)
+
+
+def test_a_version_may_be_a_bare_number(tmp_path: Path) -> None:
+    assert load(tmp_path, "model: {id: a/b}\nversion: 1.0\n").version == "1.0"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +235,7 @@ def test_what_cannot_be_honoured_is_refused_by_name_and_line(tmp_path: Path, blo
         ("model: {id: a/b, formats: []}\n", "1: model.formats: the list is empty"),
         ("model: {id: a/b, formats: [apr, apr]}\n", "1: model.formats: 'apr' is listed twice"),
         ("model: {id: a/b}\nname: [1]\n", "2: name: should be a valid string, not [1]"),
-        ("model: {id: a/b}\nversion: 1.0\n", "2: version: should be a valid string, not 1.0"),
+        ("model: {id: a/b}\nversion: [1]\n", "2: version: should be a valid string, not [1]"),
         ("model: {id: a/b}\nbudget_s: soon\n", "2: budget_s: should be a valid number, not 'soon'"),
         ("model: {id: a/b}\nbudget_s: -1\n", "2: budget_s: should be greater than or equal to 0, not -1"),
         ("model: {id: a/b}\ntier: huge\n", "2: tier: 'huge' is not one of"),
@@ -232,10 +254,6 @@ def test_what_cannot_be_honoured_is_refused_by_name_and_line(tmp_path: Path, blo
         (
             "model: {id: a/b, formats: [gguf]}\ntest_matrix:\n  formats: [apr]\n",
             "3: test_matrix.formats: differs from model.formats",
-        ),
-        (
-            "model: {id: a/b}\ntest_matrix:\n  scenario_count: 1\n  prompts: [a, b]\n",
-            "3: test_matrix.scenario_count: 2 scenarios are listed",
         ),
         (
             "model: {id: a/b}\nscenarios:\n- {name: x, prompt: a}\n- {name: x, prompt: b}\n",

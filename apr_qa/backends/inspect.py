@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from apr_qa import workspace
 from apr_qa.backends import BACKENDS, Mute, Session
+from apr_qa.containers.packed_weights import unpacked
 from apr_qa.conversion.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
 from apr_qa.errors import AprQaError, Inapplicable, MalformedFile
 from apr_qa.formats import FORMATS, OpenModel, sniff
 from apr_qa.inspecting import tokenizer_probe
+from apr_qa.inspecting.checks import CHECKS
 from apr_qa.inspecting.tensor_scan import Scan, scan
 from apr_qa.vocabulary import Target
 
@@ -75,6 +77,8 @@ class Inspection(Mute):
             return self.provenance(str(params["origin"]))
         if check == "expected":
             return self.stated(params["dimensions"])
+        if check in CHECKS:
+            return CHECKS[check](self.model)
         return checks[check]()
 
     # ---- headers
@@ -293,11 +297,11 @@ class Inspect:
     def load(self, target: Target, artifact: Path, *, threads: int = 0, endpoint: str = "") -> Session:
         """Open ``artifact`` as what the target claims it to be; raises MalformedFile."""
         if target.format in FORMATS.names():
-            return Inspection(FORMATS.get(target.format).open(artifact))
+            return Inspection(unpacked(FORMATS.get(target.format).open(artifact)))
         found = sniff(artifact)
         if found is None:
             raise MalformedFile("this is none of the known formats", where=str(artifact))
-        return Inspection(found.open(artifact))
+        return Inspection(unpacked(found.open(artifact)))
 
 
 BACKENDS.register("inspect")(Inspect())

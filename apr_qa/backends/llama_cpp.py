@@ -7,6 +7,7 @@ one unified key-value cache and every step decodes one token of each.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 from collections.abc import Container, Generator, Sequence
@@ -18,11 +19,15 @@ from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
 from apr_qa.inference import chat_template, decoding
 from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, last_words
+from apr_qa.inference.protected_prompt import protected
+from apr_qa.tracing.session_checks import SessionChecks
 from apr_qa.vocabulary import Response, Target
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from apr_qa.tracing.stages import Sink
 
 _INSTALL = "pip install 'apr-qa[llama]'"
 _GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "sycl", "vulkan")
@@ -41,6 +46,7 @@ class LlamaSession:
         self._vocab = llama.llama_model_get_vocab(native.pointer)
         self._context: Context | None = None
         self._lengths: list[int] = []
+        self._checks = SessionChecks(self)
         if llama.llama_vocab_type(self._vocab) == llama.LLAMA_VOCAB_TYPE_NONE:
             raise InferenceFailed("the file has no tokenizer")
         self.vocab_size = int(llama.llama_vocab_n_tokens(self._vocab))
@@ -100,12 +106,30 @@ class LlamaSession:
         template = self._llama.llama_model_chat_template(self._native.pointer, None)
         if not template:
             raise InferenceFailed("the artifact has no chat template")
-        return chat_template.render(
-            template.decode("utf-8", "replace"), messages, special_tokens=self._special_tokens()
+        source = template.decode("utf-8", "replace")
+        return protected(
+            lambda safe: chat_template.render(source, safe, special_tokens=self._special_tokens()),
+            messages,
+            self._controls,
         )
 
+    @functools.cached_property
+    def _controls(self) -> frozenset[str]:
+        """Texts of the control tokens, which a user's message must not become."""
+        get_attr, control = self._llama.llama_vocab_get_attr, self._llama.LLAMA_TOKEN_ATTR_CONTROL
+        ids = [token for token in range(self.vocab_size) if get_attr(self._vocab, token) & control]
+        texts = (self._llama.llama_vocab_get_text(self._vocab, token) for token in ids)
+        return frozenset(text.decode("utf-8", "replace") for text in texts)
+
+    def observe(self, token_ids: Sequence[int], sink: Sink) -> npt.NDArray[np.float32]:
+        """Show ``sink`` every stage of one forward pass; return the logits, [tokens, vocab_size]."""
+        decoding.require_tokens(self, token_ids)
+        from apr_qa.tracing import llama_pass
+
+        return llama_pass.observe(self._native, token_ids, sink)
+
     def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
-        raise Inapplicable(f"{check!r} is asked of servers, and this model is loaded in process")
+        return self._checks.facts(check, params)
 
     def close(self) -> None:
         self._drop_context()

@@ -7,6 +7,7 @@ asked of it: `Inapplicable`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ class HttpSession:
     def __init__(self, endpoint: Endpoint, wanted: str) -> None:
         self.endpoint = endpoint.url
         self._http = endpoint
+        self._known: dict[str, dict[str, Any]] = {}
         served = model_ids(endpoint.get("/models"))
         self.model = wanted if wanted in served or not served else served[0]
 
@@ -96,7 +98,11 @@ class HttpSession:
         return response
 
     def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
-        return run_check(self._http, self.model, check, params)
+        # Gates that judge the same answer share it: a claim is about the server, not about luck.
+        key = json.dumps([check, params], sort_keys=True)
+        if key not in self._known:
+            self._known[key] = run_check(self._http, self.model, check, params)
+        return self._known[key]
 
     def close(self) -> None:
         """Nothing is held: every request has a connection of its own."""

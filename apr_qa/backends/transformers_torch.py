@@ -17,11 +17,15 @@ from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
 from apr_qa.formats import FORMATS
 from apr_qa.inference import chat_template, decoding, pretrained
 from apr_qa.inference.pretrained import INSTALL, blamed_on_engine
+from apr_qa.inference.protected_prompt import protected
+from apr_qa.tracing.session_checks import SessionChecks
 from apr_qa.vocabulary import Response, Target
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from apr_qa.tracing.stages import Sink
 
 _PROBE = "apr-qa-turn"
 
@@ -43,6 +47,7 @@ class TorchSession:
         self._template = template
         self._turn_end: list[int | None] = []
         self._rows: list[int] = []
+        self._checks = SessionChecks(self)
         self._cache: Any = None
         self._mask: Any = None
 
@@ -92,10 +97,20 @@ class TorchSession:
         return result
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        return self._render(messages, add_generation_prompt=True)
+        added = self._tokenizer.added_tokens_decoder.values()
+        controls = {str(token.content) for token in added if token.special}
+        return protected(lambda safe: self._render(safe, add_generation_prompt=True), messages, controls)
+
+    def observe(self, token_ids: Sequence[int], sink: Sink) -> npt.NDArray[np.float32]:
+        """Show ``sink`` every stage of one forward pass; return the logits, [tokens, vocab_size]."""
+        decoding.require_tokens(self, token_ids)
+        from apr_qa.tracing import torch_pass
+
+        with blamed_on_engine("the forward pass"):
+            return torch_pass.observe(self._model, token_ids, sink)
 
     def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
-        raise Inapplicable(f"{check!r} is asked of servers, and this model is loaded in process")
+        return self._checks.facts(check, params)
 
     def close(self) -> None:
         self._model = self._cache = self._mask = None

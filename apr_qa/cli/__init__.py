@@ -22,6 +22,8 @@ COMMANDS = {
     "convert": "Convert a model between safetensors, gguf and apr.",
     "inspect": "Show what a model file holds and check it.",
     "serve": "Serve a model over an OpenAI-compatible HTTP interface.",
+    "tools": "Look inside one model: validate, check, trace, profile, bench, canary.",
+    "drill": "Plant known defects into a copy and see which gates notice.",
     "gates": "List the gates, or explain one.",
     "readme-sync": "Bring the README's model table up to date, or check it.",
     "diff": "Compare two files that claim to hold the same model.",

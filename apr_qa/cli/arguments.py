@@ -57,6 +57,9 @@ def given_variables(texts: Iterable[str], playbooks: Sequence[Path]) -> dict[str
         given[name] = value
     contents = [path.read_bytes() for path in playbooks if path.is_file()]
     for name in given:
+        # A playbook that is about every model takes its model from these without a ${...}.
+        if name in ("MODEL_ID", "HF_REPO", "MODEL") or name.startswith("MODEL_NAME"):
+            continue
         if contents and not any(b"${%b}" % name.encode() in content for content in contents):
             raise UsageError(
                 f"--var {name}: no playbook has ${{{name}}}", where=", ".join(map(str, playbooks))

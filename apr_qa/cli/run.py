@@ -78,9 +78,7 @@ def _reach(endpoint: str) -> None:
 
 
 def _tier(book: Any, word: str | None) -> Tier:
-    tier: Tier | None = tier_of(word) if word else book.tier
-    if tier is None:
-        raise UsageError("the playbook names no tier", where=book.source, fix="say one with --tier")
+    tier: Tier = tier_of(word) if word else book.fitting_tier
     return tier
 
 
@@ -106,8 +104,16 @@ def _run_all(books: list[Any], settings: Any, options: dict[str, Any]) -> int:
 
 
 def _show_plan(books: list[Any], *, as_json: bool) -> None:
+    from apr_qa.suite_claims import outline
+
     rows = [
-        {"playbook": book.source, "name": book.name, "model": book.subject.id, "tier": str(tier)}
+        {
+            "playbook": book.source,
+            "name": book.name,
+            "model": book.subject.id,
+            "tier": str(tier),
+            **outline(book, tier),
+        }
         for book, tier in books
     ]
     if as_json:
@@ -115,3 +121,7 @@ def _show_plan(books: list[Any], *, as_json: bool) -> None:
         return
     for row in rows:
         click.echo(f"{row['playbook']}: {row['name']}, model {row['model']}, tier {row['tier']}")
+        asked = ", ".join(f"{count} {kind}" for kind, count in row["claims"].items()) or "none"
+        click.echo(f"  {len(row['cells'])} cells; claims of loaded models: {asked}")
+        for note_ in row["notes"]:
+            click.echo(f"  note: {note_}")

@@ -33,7 +33,7 @@ def divergence(
     """
     import numpy as np
 
-    reference, test = _checked(reference_logits, "reference"), _checked(test_logits, "test")
+    reference, test = require_logits(reference_logits, "reference"), require_logits(test_logits, "test")
     if len(reference) != len(test):
         raise InferenceFailed(f"{len(reference)} reference tokens cannot be compared with {len(test)}")
     width = min(reference.shape[1], test.shape[1])
@@ -51,13 +51,15 @@ def divergence(
         "logit_difference_p99": float(np.mean([row[3] for row in rows])),
         "first_disagreement": None if same.all() else int(where[int(np.flatnonzero(~same)[0])]),
         "largest_lead_lost": _lead(reference[:, :width], same),
+        "lead_change": max(row[4] for row in rows),
         "commonest_choice": [_commonest(side[:, :width]) for side in (reference, test)],
         "buckets": _buckets(kl, same, where),
         "perplexity_ratio": _perplexity_ratio(reference, test, width, next_tokens),
     }
 
 
-def _checked(logits: npt.NDArray[Any], side: str) -> npt.NDArray[Any]:
+def require_logits(logits: npt.NDArray[Any], side: str) -> npt.NDArray[Any]:
+    """Return logits that can be compared; raises InferenceFailed that names the ``side`` for all others."""
     import numpy as np
 
     array = np.asarray(logits)
@@ -78,16 +80,23 @@ def _log_softmax(row: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return normalised
 
 
-def _row(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[float, bool, float, float]:
-    """Return (KL, same first choice, largest difference of logits, its 99 % quantile) of one token."""
+def _row(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[float, bool, float, float, float]:
+    """Return KL, same first choice, largest difference of logits, its 99 % quantile, and change of the lead.
+
+    The lead is that of the reference's first choice over its second and over the other side's first.
+    """
     import numpy as np
 
     p, q = _log_softmax(reference), _log_softmax(test)
     # Rounding may make the divergence of equal rows a tiny negative number.
     kl = max(0.0, float(np.dot(np.exp(p), p - q)))
-    differences = np.abs(reference.astype(np.float64) - test)
+    changes = test - reference.astype(np.float64)
+    differences = np.abs(changes)
     same = int(reference.argmax()) == int(test.argmax())
-    return kl, same, float(differences.max()), float(np.quantile(differences, 0.99))
+    first, second = np.argpartition(reference, -min(2, len(reference)))[[-1, -min(2, len(reference))]]
+    rivals = changes[[second, test.argmax()]]
+    lead_change = float(np.abs(changes[first] - rivals).max())
+    return kl, same, float(differences.max()), float(np.quantile(differences, 0.99)), lead_change
 
 
 def _summary(kl: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> dict[str, float]:

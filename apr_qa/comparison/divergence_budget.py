@@ -58,13 +58,16 @@ _SHARES = {"kl_mean": 1.0, "kl_p99": 1.0, "kl_max": 2.0}
 """The maximum of a few hundred tokens is noisy: healthy files reach KL 10 on single tokens of long texts."""
 
 
-def budget(quantization: str, twin_divergence: Mapping[str, Any] | None) -> dict[str, Any]:
+def budget(
+    quantization: str, twin_divergence: Mapping[str, Any] | None, *, same_engine: bool = False
+) -> dict[str, Any]:
     """Return the limits for an artifact of a storage type, by the name of what they limit.
 
-    With the divergence of a healthy twin (same type, same engines, same tokens) each is `MULTIPLE` of the
-    twin's number, but at least the floor of the type. Without one, `UNCALIBRATED` limits the mean, twenty
-    times it p99. ``top1`` is the least agreement: three times the twin's disagreement and three tokens of
-    grace.
+    With the divergence of a healthy twin (same type, same tokens) each is `MULTIPLE` of the twin's number, but at
+    least the floor of the type. ``same_engine`` says that the twin ran where the artifact runs, so that its number
+    contains the noise of the engine already and a small floor is enough. Without a twin, `UNCALIBRATED` limits
+    the mean, twenty times it p99. ``top1`` is the least agreement: three times the twin's disagreement and three
+    tokens of grace. ``tie`` is the lead up to which two first choices are a near tie.
     """
     kind = _kind(quantization)
     noise = LOGIT_NOISE.get(kind, max(LOGIT_NOISE.values()))
@@ -72,8 +75,11 @@ def budget(quantization: str, twin_divergence: Mapping[str, Any] | None) -> dict
     mean_floor, p99_floor = FLOORS.get(kind, QUANTISED_FLOOR)
     if twin_divergence is None:
         mean = max(mean_floor, UNCALIBRATED.get(kind, max(UNCALIBRATED.values())))
-        means = {"kl_mean": mean, "kl_p99": 20 * mean, "kl_max": 100 * mean, "top1": 0.0}
+        means = {"kl_mean": mean, "kl_p99": 20 * mean, "kl_max": 100 * mean, "top1": 0.0, "tie": 2 * noise}
         return limits | means | {"calibrated": False, "perplexity_ratio": 1 + 10 * mean, "buckets": {}}
+    tie_floor = LOGIT_NOISE[kind if kind in FLOORS else "q8_0"]
+    if same_engine and mean_floor > FLOORS["f16"][0]:
+        (mean_floor, p99_floor), tie_floor = FLOORS["f16"], LOGIT_NOISE["f16"]
     floors = {"kl_mean": mean_floor, "kl_p99": p99_floor, "kl_max": 5 * p99_floor}
     limits |= {
         key: max(floors[key], MULTIPLE * share * float(twin_divergence[key]))
@@ -81,6 +87,7 @@ def budget(quantization: str, twin_divergence: Mapping[str, Any] | None) -> dict
     }
     grace = 3 / max(1, int(twin_divergence["tokens"]))
     limits["top1"] = max(0.0, 1 - MULTIPLE * (1 - float(twin_divergence["top1"])) - grace)
+    limits["tie"] = max(tie_floor, MULTIPLE * float(twin_divergence["lead_change"]))
     ratio = abs(float(twin_divergence.get("perplexity_ratio") or 1.0) - 1)
     return limits | {
         "calibrated": True,
@@ -91,6 +98,37 @@ def budget(quantization: str, twin_divergence: Mapping[str, Any] | None) -> dict
             for name, part in twin_divergence.get("buckets", {}).items()
         },
     }
+
+
+def noise_budget(quantization: str) -> dict[str, Any]:
+    """Return the limits for equal weights in two engines, devices or ways of computing: the floors of the type."""
+    perfect = {
+        **dict.fromkeys(("kl_mean", "kl_p99", "kl_max", "logit_difference", "lead_change"), 0.0),
+        **{"top1": 1.0, "tokens": 30},
+    }
+    return budget(quantization, perfect)
+
+
+def combined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits for two artifacts that each keep theirs towards the same ground truth.
+
+    The root of a small divergence is a distance, so the roots add up; so do differences of logits.
+    """
+    shared = set(one["buckets"]) & set(other["buckets"])
+    return {
+        "quantization": f"{one['quantization']} and {other['quantization']}",
+        "multiple": MULTIPLE,
+        "calibrated": one["calibrated"] and other["calibrated"],
+        **{key: _added(one[key], other[key]) for key in _SHARES},
+        **{key: one[key] + other[key] for key in ("logit_difference", "tie")},
+        "top1": max(0.0, one["top1"] + other["top1"] - 1),
+        "perplexity_ratio": one["perplexity_ratio"] * other["perplexity_ratio"],
+        "buckets": {name: _added(one["buckets"][name], other["buckets"][name]) for name in sorted(shared)},
+    }
+
+
+def _added(one: float, other: float) -> float:
+    return float((one**0.5 + other**0.5) ** 2)
 
 
 def overruns(
@@ -133,12 +171,12 @@ def greedy_facts(
 ) -> dict[str, Any]:
     """Compare greedy continuations of the same prompts up to the first token that differs.
 
-    ``leads`` are the reference's logits of first minus second choice, one per generated token. A lead below
-    twice the allowed difference of a logit is a near tie: there both continuations are the model's own.
+    ``leads`` are the reference's logits of first minus second choice, one per generated token. A lead up to the
+    limit ``tie`` is a near tie: there both continuations are the model's own.
     """
     if not reference or len(reference) != len(test) or not all(reference):
         raise InferenceFailed(f"{len(reference)} continuations cannot be compared with {len(test)}")
-    tie = 2 * float(limits["logit_difference"])
+    tie = float(limits["tie"])
     equal, ties, differences = 0, 0, []
     for number, (ours, theirs, lead) in enumerate(zip(reference, test, leads, strict=True)):
         if list(ours) == list(theirs):

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from apr_qa.containers.gguf_vocabulary import END_OF_GENERATION
 from apr_qa.formats import OpenModel
 
 ROLES = ("bos", "eos", "pad")
-_END_OF_TURN = {
-    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>"),
-    *("<|end_of_text|>", "<EOT>", "_<EOT>", "<end_of_utterance>", "<|return|>", "<|call|>"),
-}
-"""Tokens at which llama.cpp stops by their text alone (``src/llama-vocab.cpp``, special_eog_ids); newer
-versions know a few more."""
 
 
 def ids_of(value: Any) -> set[int]:
@@ -86,4 +81,4 @@ def _lost_begin(truth: OpenModel, artifact: OpenModel, begins: set[int]) -> bool
 
 def _turn_ends(model: OpenModel) -> set[int]:
     tokens = token_ids(model)
-    return {tokens[text] for text in _END_OF_TURN if text in tokens}
+    return {tokens[text] for text in END_OF_GENERATION if text in tokens}

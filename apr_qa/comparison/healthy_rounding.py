@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from apr_qa.comparison import packed_rounding
 from apr_qa.containers import apr_blocks
 from apr_qa.containers.byte_layout import to_bf16, to_float32
 from apr_qa.errors import UsageError
@@ -21,6 +22,11 @@ EXACT = ("f64", "f32")
 """Types that hold every float32."""
 FLOATS = (*EXACT, "f16", "bf16")
 _APR_BLOCKS = ("q4", "q8")
+_QUANTISED = (
+    *("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
+    *("iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4"),
+)
+"""What ggml quantises without importance weights; it ends the process for every other type, whole numbers included."""
 
 
 def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
@@ -39,7 +45,9 @@ def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float
             return to_float32(to_bf16(values).reshape(-1).view(np.uint8), "bf16", values.shape)
         if dtype in _APR_BLOCKS:
             return _apr_rounded(values, dtype)
-        return _gguf_rounded(np.ascontiguousarray(values, np.float32), dtype)
+        if packed_rounding.handles(dtype) and values.ndim == 2:
+            return packed_rounding.rounded(values, dtype)
+        return _gguf_rounded(values, dtype)
 
 
 def _apr_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
@@ -55,15 +63,33 @@ def _apr_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.
 def _gguf_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
     import gguf
     import numpy as np
-    from gguf.quants import dequantize, quantize
+    from gguf.quants import dequantize
 
-    kind = gguf.GGMLQuantizationType.__members__.get(dtype.upper())
-    if kind is None or values.ndim != 2 or values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0]:
+    stored = gguf_blocks(values, dtype)
+    if stored is None:
         return None
     try:
-        blocks = _ggml_quantised(values, kind)
-        stored = quantize(values, kind) if blocks is None else blocks
+        kind = gguf.GGMLQuantizationType[dtype.upper()]
         return np.asarray(dequantize(stored, kind), np.float32).reshape(values.shape)
+    except NotImplementedError:
+        return None
+
+
+def gguf_blocks(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint8] | None:
+    """Return a float32 matrix as rows of GGUF blocks of type ``dtype``; None where no quantiser is at hand."""
+    import gguf
+    import numpy as np
+    from gguf.quants import quantize
+
+    kind = gguf.GGMLQuantizationType.__members__.get(dtype.upper())
+    if dtype not in _QUANTISED or kind is None or values.ndim != 2:
+        return None
+    if values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        return None
+    values = np.ascontiguousarray(values, np.float32)
+    blocks = _ggml_quantised(values, kind)
+    try:
+        return np.asarray(quantize(values, kind), np.uint8) if blocks is None else blocks
     except NotImplementedError:
         return None
 

@@ -7,17 +7,19 @@ checks that need it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from apr_qa.backends import Mute
-from apr_qa.comparison import tensors
+from apr_qa.comparison import fault_classes, layout, tensors
 from apr_qa.comparison.config import config_differences
 from apr_qa.comparison.generation import generation
 from apr_qa.comparison.names import tensor_set
 from apr_qa.comparison.storage import lineage, quantization
 from apr_qa.comparison.template import template_differences
 from apr_qa.comparison.tokenizer import tokenizer_differences
+from apr_qa.containers.packed_weights import unpacked
 from apr_qa.errors import MalformedFile, UsageError
 from apr_qa.formats import FORMATS, OpenModel, sniff
 from apr_qa.vocabulary import Artifact
@@ -48,7 +50,8 @@ class Comparison(Mute):
         if check == "lineage":
             origin, expected = str(params.get("origin", "")), str(params.get("truth_sha256", ""))
             return lineage(self.truth, self.artifact, origin, expected)
-        checks = {
+        checks: dict[str, Callable[[], dict[str, Any]]] = {
+            **self._faults(),
             "config_equal": lambda: self._config,
             "tensor_set_equal": lambda: self._tensor_set,
             "tensor_error": lambda: self._errors,
@@ -62,6 +65,25 @@ class Comparison(Mute):
         if check not in checks:
             raise UsageError(f"no comparison is called {check!r}", fix=f"one of {', '.join(checks)}")
         return checks[check]()
+
+    def _faults(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """Return the checks that look for one way each in which a conversion goes wrong."""
+        truth, artifact = self.truth, self.artifact
+        return {
+            "paths": lambda: layout.paths(artifact),
+            "byte_sizes": lambda: layout.byte_sizes(artifact),
+            "alignment": lambda: layout.alignment(artifact),
+            "contract": lambda: layout.contract(truth, artifact),
+            "types": lambda: layout.types(truth, artifact),
+            "footprint": lambda: layout.footprint(truth, artifact),
+            "identity": lambda: layout.identity(truth, artifact, self._config["differences"]),
+            "fingerprints": lambda: fault_classes.fingerprints(self._sweep),
+            "tokenizer_whole": lambda: fault_classes.tokenizer_whole(truth, artifact),
+            "embedding_rows": lambda: fault_classes.embedding_rows(truth, artifact, self._sweep),
+            "corrupted": lambda: fault_classes.corrupted(self._sweep),
+            "shapes_against_config": lambda: fault_classes.shapes_against_config(truth, artifact),
+            "unclassified": lambda: fault_classes.unclassified(self._sweep, self.parity()),
+        }
 
     def parity(self) -> dict[str, Any]:
         """Return the facts of all checks that make two models the same one, and which formats they are in."""
@@ -111,4 +133,4 @@ def open_model(path: Path, format_name: str = "") -> OpenModel:
     found = FORMATS.get(format_name) if format_name in FORMATS.names() else sniff(path)
     if found is None:
         raise MalformedFile("this is none of the known formats", where=str(path))
-    return found.open(path)
+    return unpacked(found.open(path))

@@ -45,6 +45,13 @@ CONVERSATIONS: Mapping[str, Sequence[Message]] = {
     "template syntax in the text": (_turn("user", "{{ 7 * 7 }} {% if true %} <b>&amp;</b>"),),
     "empty system": (_turn("system", ""), _turn("user", "Hi.")),
     "ends with the assistant": (_turn("user", "Hi."), _turn("assistant", "Hello.")),
+    "a tool answered": (_turn("user", "How warm is it?"), _turn("tool", '{"celsius": 21}')),
+    "thoughts": (
+        _turn("user", "Hi."),
+        _turn("assistant", "<think>\nA greeting.\n</think>\n\nHello."),
+        _turn("user", "Bye."),
+    ),
+    "a long question": (_turn("user", "Read this. " + "All of it is of interest. " * 200),),
 }
 
 
@@ -63,7 +70,17 @@ def template_differences(truth: OpenModel, artifact: OpenModel) -> dict[str, Any
                 differences.append(
                     {"conversation": name, "generation_prompt": prompt, **_excerpt(one, other)}
                 )
-    return {**facts, "differences": differences[:SHOWN], "foreign_text": _foreign(ours, theirs)}
+    return {
+        **facts,
+        "differences": differences[:SHOWN],
+        "foreign_text": _foreign(ours, theirs),
+        "same_source": _written(ours) == _written(theirs),
+    }
+
+
+def _written(template: str) -> str:
+    """Return the source of a template as editors and converters leave it alone."""
+    return "\n".join(line.rstrip() for line in template.strip().splitlines())
 
 
 def _rendered(model: OpenModel, messages: Sequence[Message], prompt: bool) -> str | None:
@@ -103,7 +120,7 @@ def _rendered_words(template: str) -> set[str]:
     try:
         # Parsing runs nothing; rendering happens in the sandbox of chat_template alone.
         tree = Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except TemplateError:
+    except (TemplateError, RecursionError):  # deeper than Jinja's parser goes
         return set(_WORD.findall(template))
     texts = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
     texts += [node.data for node in tree.find_all(nodes.TemplateData)]

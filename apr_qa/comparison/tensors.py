@@ -7,13 +7,15 @@ the model, and a tensor stored in a better type is held to that type.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apr_qa.comparison.healthy_rounding import EXACT, FLOATS, rounded
 from apr_qa.comparison.names import SHOWN, comparable, tied, weights
 from apr_qa.comparison.tensor_distance import Distance, Truth, looks_like, measure
+from apr_qa.comparison.tensor_profile import Profile, observe
 from apr_qa.conversion.architectures import EMBEDDING, HEAD
 from apr_qa.formats import OpenModel
 
@@ -83,6 +85,7 @@ class Sweep:
     compared: list[Compared]
     uncompared: list[str]
     dead_rows: list[dict[str, Any]]
+    profiles: list[Profile] = field(default_factory=list)
     rows: int = 0
     imatrix: bool = False
     unknown_architecture: str = ""
@@ -101,6 +104,7 @@ def sweep(truth: OpenModel, artifact: OpenModel, twin: OpenModel | None = None) 
             found.uncompared.append(f"{name} ({pair.dtype})")
         else:
             found.compared.append(result)
+        found.profiles.append(pair.profile(truth.tensors[counterpart].dtype, result))
         found.rows += pair.rows
         dead = pair.dead_rows()
         if dead:
@@ -203,12 +207,13 @@ class _Pair:
         self.truth = Truth(truth.reshape(-1, columns))
         self.rows = len(self.artifact) if truth.ndim > 1 else 0
         self._twin = twin
+        self._distance = Distance(math.nan, math.nan, math.nan)
 
     def compare(self, imatrix: bool) -> Compared | None:
         """Return the verdict on the tensor, None if no twin can be made of its type."""
         import numpy as np
 
-        distance = measure(self.artifact, self.truth)
+        self._distance = distance = measure(self.artifact, self.truth)
         rows = self._sample()
         healthy = self._healthy(rows)
         if healthy is None:
@@ -224,6 +229,17 @@ class _Pair:
                 used = self._used(distance, twin, imatrix)
         guess = "" if used <= 1.0 else looks_like(self.artifact, self.truth.values, self.name)
         return Compared(self.name, self.dtype, self.artifact.size, distance, twin, used, guess)
+
+    def profile(self, truth_dtype: str, result: Compared | None) -> Profile:
+        """Return what else there is to say about the tensor that `compare` has looked at."""
+        return observe(
+            self.name,
+            (self.dtype, truth_dtype),
+            self.artifact,
+            self.truth.values,
+            error=self._distance.error,
+            healthy=result is None or result.healthy,
+        )
 
     def dead_rows(self) -> list[int]:
         """Return the rows that are all zero although the truth's are not small beside its other rows."""

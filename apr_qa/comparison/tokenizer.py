@@ -186,7 +186,11 @@ def _special(truth: OpenModel, artifact: OpenModel) -> Iterator[dict[str, Any]]:
             yield {"kind": f"{role}_id", "truth": sorted(wanted), "artifact": sorted(found - wanted)}
     settings = artifact.tokenizer_config
     for role in ("bos", "eos"):
-        if settings.get(f"add_{role}_token") is True and token_text(settings.get(f"{role}_token")) is None:
+        stated, found_flag = (side.tokenizer_config.get(f"add_{role}_token") for side in (truth, artifact))
+        # GGUF says it of the tokenizer as a whole, which its surroundings show; settings are copied or changed.
+        if artifact.format != "gguf" and isinstance(stated, bool) and (found_flag is True) != stated:
+            yield {"kind": f"add_{role}", "truth": stated, "artifact": found_flag}
+        elif settings.get(f"add_{role}_token") is True and token_text(settings.get(f"{role}_token")) is None:
             yield {"kind": f"add_{role}", "truth": None, "artifact": f"adds {role}, but names no such token"}
 
 

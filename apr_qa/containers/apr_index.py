@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apr_qa.containers.apr_blocks import CODES, known_code, stored_sizes
-from apr_qa.containers.byte_layout import aligned, count_elements
+from apr_qa.containers.byte_layout import CONTROL, aligned, count_elements
 from apr_qa.errors import MalformedFile, UsageError
 
 ALIGNMENT = 64
 MIN_ENTRY_BYTES = 20
 MAX_NAME_BYTES = 256
+MAX_TENSORS = 2**17
 MAX_DIMS = 8
 
 Announced = tuple[str, str, tuple[int, ...]]
 """Name, dtype and shape of a tensor to be written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One line of the tensor index; ``offset`` counts from the start of the payloads."""
 
@@ -32,6 +33,8 @@ class Entry:
 
 def parse_index(index: bytes, count: int, where: str) -> tuple[tuple[Entry, ...], int]:
     """Return ``count`` entries and the bytes they take; raises MalformedFile."""
+    if count > MAX_TENSORS:
+        raise MalformedFile(f"{count} tensors; {MAX_TENSORS} are allowed", where=where)
     entries: list[Entry] = []
     at, previous = 0, b""
     for number in range(count):
@@ -59,6 +62,8 @@ def _entry(index: bytes, at: int, where: str) -> tuple[Entry, bytes, int]:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         raise MalformedFile("the name is not UTF-8", where=where) from None
+    if CONTROL.search(text):
+        raise MalformedFile(f"the name {text!r} holds control characters", where=where)
     if ndim > MAX_DIMS:
         raise MalformedFile(f"{ndim} dimensions, limit {MAX_DIMS}", where=f"{where} {text!r}")
     if not known_code(code):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.errors import MalformedFile, UsageError
+from apr_qa.errors import MalformedFile, UnsupportedArchitecture, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +37,13 @@ ELEMENT_BYTES = {
     **{"f64": 8, "i64": 8, "u64": 8, "f32": 4, "i32": 4, "u32": 4},
     **{"f16": 2, "bf16": 2, "i16": 2, "u16": 2},
     **{"f8_e4m3": 1, "f8_e5m2": 1, "i8": 1, "u8": 1, "bool": 1},
+    **{"f8_e8m0": 1, "f8_e4m3fnuz": 1, "f8_e5m2fnuz": 1, "c64": 8},
 }
 """Bytes of one element by dtype name, block formats excluded."""
+PACKED_BITS = {"f4": 4, "f6_e2m3": 6, "f6_e3m2": 6}
+"""Bits of one element of the types that are smaller than a byte."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that no tensor is called by; they would break lines and terminals wherever a name is shown."""
 FLOAT_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """Names in ``config.json`` of the dtypes that a writer can store."""
 
@@ -83,9 +89,11 @@ def to_float32(payload: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...
             # The upper byte of an IEEE half: same sign, exponent width and bias.
             halves: npt.NDArray[np.float16] = (payload.astype(np.uint16) << 8).view(np.float16)
             return halves.astype(np.float32).reshape(shape)
-        if dtype == "f8_e4m3":
-            looked_up: npt.NDArray[np.float32] = _e4m3_values()[payload]
+        if dtype in _SMALL_FLOATS:
+            looked_up: npt.NDArray[np.float32] = _SMALL_FLOATS[dtype]()[payload]
             return looked_up.reshape(shape)
+        if dtype not in _NUMPY:
+            raise UnsupportedArchitecture(f"values of type {dtype} cannot be decoded")
         elements = payload if dtype == "bool" else payload.view(_NUMPY[dtype])
         values: npt.NDArray[np.float32] = (elements != 0 if dtype == "bool" else elements).astype(np.float32)
         return values.reshape(shape)
@@ -134,10 +142,51 @@ def check_shape(array: Any, shape: tuple[int, ...], name: str) -> None:
 
 def _e4m3_values() -> npt.NDArray[np.float32]:
     """All 256 values of E4M3FN: bias 7, no infinities, NaN at 0x7F and 0xFF (OCP OFP8 1.0, table 1)."""
+    values = _float8_values(exponent_bits=4, bias=7)
+    values[0x7F] = values[0xFF] = math.nan
+    return values
+
+
+def _e4m3fnuz_values() -> npt.NDArray[np.float32]:
+    """All 256 values of E4M3FNUZ: bias 8, one zero, NaN at 0x80 (arXiv:2206.02915)."""
+    values = _float8_values(exponent_bits=4, bias=8)
+    values[0x80] = math.nan
+    return values
+
+
+def _e5m2fnuz_values() -> npt.NDArray[np.float32]:
+    """All 256 values of E5M2FNUZ: bias 16, one zero, NaN at 0x80 (arXiv:2206.02915)."""
+    values = _float8_values(exponent_bits=5, bias=16)
+    values[0x80] = math.nan
+    return values
+
+
+def _e8m0_values() -> npt.NDArray[np.float32]:
+    """All 256 values of E8M0: powers of two, bias 127, NaN at 0xFF (OCP Microscaling 1.0, table 7)."""
     import numpy as np
 
+    values = np.ldexp(np.float32(1), np.arange(256) - 127).astype(np.float32)
+    values[0xFF] = math.nan
+    return values
+
+
+def _float8_values(exponent_bits: int, bias: int) -> npt.NDArray[np.float32]:
+    """Return the value of every byte as sign, exponent and mantissa, without special codes."""
+    import numpy as np
+
+    mantissa_bits = 7 - exponent_bits
     codes = np.arange(256)
-    exponent, mantissa = (codes >> 3) & 15, codes & 7
-    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
-    size[(codes & 127) == 127] = np.nan
+    exponent = (codes >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    mantissa = (codes & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    size = np.where(
+        exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - 1.0 * bias)
+    )
     return np.where(codes & 128, -size, size).astype(np.float32)
+
+
+_SMALL_FLOATS = {
+    "f8_e4m3": _e4m3_values,
+    "f8_e4m3fnuz": _e4m3fnuz_values,
+    "f8_e5m2fnuz": _e5m2fnuz_values,
+    "f8_e8m0": _e8m0_values,
+}

@@ -6,6 +6,7 @@ name, or not at all.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from apr_qa.errors import EnvironmentFault, MalformedFile, ModelUnavailable
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+_SHOWN = 200
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -38,6 +42,26 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def require_inside(path: Path, folder: Path) -> None:
+    """Raise MalformedFile if ``path``, a file of the model in ``folder``, is a link that leads out of it.
+
+    A snapshot of the Hugging Face cache holds links into its repository's folder of blobs, which is not out.
+    """
+    try:
+        if not path.is_symlink():
+            return
+        target, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise MalformedFile(f"cannot be followed: {error}", where=path.name[:_SHOWN]) from None
+    homes = [home, home.parents[1]] if home.parent.name == "snapshots" and len(home.parents) > 1 else [home]
+    if not any(target.is_relative_to(one) for one in homes):
+        raise MalformedFile(
+            "is a link to a file outside of the model's folder",
+            where=path.name,
+            fix="put the file itself there, or name the folder that it lies in",
+        )
+
+
 def file_size(path: Path) -> int:
     """Return the length of a regular file in bytes; raises ModelUnavailable or EnvironmentFault."""
     with open_binary(path) as handle:
@@ -50,7 +74,8 @@ def first_bytes(path: Path, count: int) -> bytes:
         if not is_file(path):
             return b""
         with path.open("rb") as handle:
-            return handle.read(count)
+            # A buffered reader allocates what it is asked for, not what is there.
+            return handle.read(min(count, os.fstat(handle.fileno()).st_size))
     except (OSError, ValueError):
         return b""
 

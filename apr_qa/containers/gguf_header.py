@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,23 +18,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from apr_qa.containers.file_access import open_binary
 from apr_qa.errors import MalformedFile, ModelUnavailable
 
 MAGIC = b"GGUF"
 MAX_STRING_BYTES = 64 << 20
-MAX_ALIGNMENT = 1 << 20
+MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 1 << 20
 MAX_ARRAY_ITEMS = 1 << 24
-"""The largest arrays in use are vocabularies, below 2**20 items."""
+MAX_STRINGS = 1 << 21
+"""In all arrays together. The largest vocabularies in use have below 2**20 tokens, and about as many merges."""
+MAX_KEYS = MAX_TENSORS = 1 << 16
+MAX_KEY_BYTES = 65535
+MAX_NAME_BYTES = 64
+"""Of a tensor. llama.cpp's own limit is one byte less."""
 MAX_DIMS = 4
 
 _MIN_KEY_VALUE = 8 + 1 + 4 + 1
 _MIN_TENSOR_INFO = 8 + 1 + 4 + 8 + 4 + 8
+_ALIGNMENT = "general.alignment"
 _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _LENGTH = struct.Struct("<Q")
+_LONGEST_MESSAGE = 600
+_SHOWN = 80
+_PRINTABLE = re.compile(r"[ -~]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor as the file declares it: stored name, row-major shape, absolute byte range."""
 
@@ -44,7 +56,7 @@ class StoredTensor:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """Everything before the tensor data.
 
@@ -62,7 +74,7 @@ class Header:
 def read_header(path: Path) -> Header:
     """Parse and check the header of ``path``; raises MalformedFile or ModelUnavailable."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             size = file.seek(0, 2)
             if size < 24:
                 _refuse(path, f"{size} bytes are too few for a GGUF header of 24 bytes")
@@ -86,7 +98,9 @@ def type_sizes() -> Mapping[int, tuple[str, int, int]]:
 
 def _refuse(path: Path, what: str) -> NoReturn:
     raise MalformedFile(
-        what, where=path.name, fix="get the file again from its source, or convert the model again"
+        what[:_LONGEST_MESSAGE],
+        where=path.name,
+        fix="get the file again from its source, or convert the model again",
     )
 
 
@@ -95,18 +109,19 @@ class _Parser:
         self.path, self.data, self.size = path, data, size
         self.position = 0
         self.damaged: dict[str, tuple[int, ...]] = {}
+        self.strings_left = MAX_STRINGS
 
     def header(self) -> Header:
         version = self.preamble()
         tensor_count, key_count = self.number("q"), self.number("q")
         left = self.size - self.position
-        self.expect_room("tensor", tensor_count, _MIN_TENSOR_INFO, left)
-        self.expect_room("metadata key", key_count, _MIN_KEY_VALUE, left)
+        self.expect_room("tensor", tensor_count, _MIN_TENSOR_INFO, left, MAX_TENSORS)
+        self.expect_room("metadata key", key_count, _MIN_KEY_VALUE, left, MAX_KEYS)
         if tensor_count == 0:
             self.refuse("the file holds no tensors")
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
-            key = self.name("metadata key")
+            key = self.key()
             if key in metadata:
                 self.refuse(f"the metadata key {key!r} occurs twice")
             metadata[key] = self.value(key)
@@ -128,7 +143,9 @@ class _Parser:
             self.refuse(f"GGUF version {version} is unknown; versions 2 and 3 are read")
         return version
 
-    def expect_room(self, what: str, count: int, least: int, left: int) -> None:
+    def expect_room(self, what: str, count: int, least: int, left: int, most: int) -> None:
+        if count > most and count * least <= left:
+            self.refuse(f"{count} {what} entries; {most} are allowed")
         if count < 0 or count * least > left:
             need = f"at least {count * least} bytes" if count >= 0 else "an impossible size"
             self.refuse(f"{count} {what} entries need {need}, but only {left} bytes follow")
@@ -146,31 +163,40 @@ class _Parser:
         if missing > 0:
             self.refuse(f"the file is cut off in its header: at least {missing} bytes are missing")
 
-    def text(self) -> bytes:
+    def text(self, most: int = MAX_STRING_BYTES, what: str = "string") -> bytes:
         length = self.number("Q")
-        if length > MAX_STRING_BYTES:
-            self.refuse(
-                f"a string of {length} bytes at byte {self.position - 8} exceeds {MAX_STRING_BYTES} bytes"
-            )
+        if length > most:
+            self.refuse(f"a {what} of {length} bytes at byte {self.position - 8} exceeds {most} bytes")
+        if not length and most != MAX_STRING_BYTES:
+            self.refuse(f"a {what} is empty")
         self.expect_bytes(length)
         start = self.position
         self.position += length
         return self.data[start : self.position]
 
-    def name(self, what: str) -> str:
-        raw = self.text()
+    def key(self) -> str:
+        raw = self.text(MAX_KEY_BYTES, "metadata key")
+        key = raw.decode("ascii", "replace")
+        if not _PRINTABLE.fullmatch(key):
+            self.refuse(f"the metadata key {raw[:_SHOWN]!r} is not printable ASCII")
+        return key
+
+    def tensor_name(self) -> str:
+        raw = self.text(MAX_NAME_BYTES, "tensor name")
         try:
             name = raw.decode()
         except UnicodeDecodeError:
-            self.refuse(f"the {what} {raw[:40]!r} is not UTF-8")
-        if not name:
-            self.refuse(f"a {what} is empty")
+            self.refuse(f"the tensor name {raw!r} is not UTF-8")
+        if _CONTROL.search(name):
+            self.refuse(f"the tensor name {name!r} holds control characters")
         return name
 
     def value(self, key: str) -> Any:
         kind = self.number("I")
+        if key == _ALIGNMENT and kind != _UINT32:
+            self.refuse(f"{_ALIGNMENT} has the type {kind}; {_UINT32} (uint32) is expected")
         if kind == _STRING:
-            return self.decoded(key, [self.text()])[0]
+            return self.decoded(key, iter([self.text()]))[0]
         if kind == _ARRAY:
             return self.array(key)
         if kind not in _NUMBERS:
@@ -193,10 +219,16 @@ class _Parser:
             self.refuse(f"the array {key!r} declares {count} items; {MAX_ARRAY_ITEMS} are allowed")
         self.expect_bytes(count * width)
         if kind == _STRING:
-            return self.decoded(key, list(self.strings(key, count)))
+            self.strings_left -= count
+            if self.strings_left < 0:
+                self.refuse(f"the arrays hold more than {MAX_STRINGS} strings")
+            return self.decoded(key, self.strings(key, count))
         start = self.position
         self.position += count * width
-        items: Any = memoryview(self.data[start : self.position])
+        raw = self.data[start : self.position]
+        if kind == _BOOL and raw.translate(None, b"\0\1"):
+            self.refuse(f"the array {key!r} holds a boolean that is neither 0 nor 1")
+        items: Any = memoryview(raw)
         return items.cast(_NUMBERS[kind])
 
     def strings(self, key: str, count: int) -> Iterator[bytes]:
@@ -214,28 +246,31 @@ class _Parser:
             yield data[start:position]
         self.position = position
 
-    def decoded(self, key: str, raw: list[bytes]) -> list[str]:
-        try:
-            return [item.decode() for item in raw]
-        except UnicodeDecodeError:
-            decoded = [item.decode(errors="replace") for item in raw]
-        changed = (index for index, item in enumerate(decoded) if item.encode() != raw[index])
-        self.damaged[key] = tuple(changed)
-        return decoded
+    def decoded(self, key: str, raw: Iterator[bytes]) -> list[str]:
+        # One at a time: two lists of a whole vocabulary would take twice the memory.
+        texts: list[str] = []
+        damaged: list[int] = []
+        for index, item in enumerate(raw):
+            try:
+                texts.append(item.decode())
+            except UnicodeDecodeError:
+                texts.append(item.decode(errors="replace"))
+                damaged.append(index)
+        if damaged:
+            self.damaged[key] = tuple(damaged)
+        return texts
 
     def alignment(self, metadata: Mapping[str, Any]) -> int:
-        alignment = metadata.get("general.alignment", 32)
-        lawful = (
-            type(alignment) is int and 0 < alignment <= MAX_ALIGNMENT and alignment & (alignment - 1) == 0
-        )
-        if not lawful:
+        alignment = int(metadata.get(_ALIGNMENT, 32))
+        # The specification asks for a multiple of 8, llama.cpp for a power of two.
+        if not MIN_ALIGNMENT <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
             self.refuse(
-                f"general.alignment is {alignment!r}; a power of two up to {MAX_ALIGNMENT} is expected"
+                f"{_ALIGNMENT} is {alignment}; a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT} is expected"
             )
-        return int(alignment)
+        return alignment
 
     def tensor_info(self) -> tuple[str, str, tuple[int, ...], int, int]:
-        name = self.name("tensor name")
+        name = self.tensor_name()
         count = self.number("I")
         if not 1 <= count <= MAX_DIMS:
             self.refuse(f"tensor {name!r} has {count} dimensions; 1 to {MAX_DIMS} are allowed")

@@ -14,6 +14,14 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Values of ``tokenizer.ggml.token_type``."""
 
 PREFIX = "tokenizer.ggml."
+STOPS = "apr_qa.stop_token_ids"
+"""Array of every id that ends a generation, where a model has more of them than GGUF has keys."""
+END_OF_GENERATION = {
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>", "_<EOT>", "<end_of_utterance>", "<|return|>", "<|call|>"),
+}
+"""Tokens at which llama.cpp stops by their text alone (``src/llama-vocab.cpp``, special_eog_ids); newer
+versions know a few more."""
 SPECIAL_KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Role in tokenizer_config.json -> its word in GGUF keys."""
 
@@ -64,11 +72,18 @@ def tokenizer_config_from_gguf(vocabulary: GgufVocabulary, context_length: int |
     return config | ({"model_max_length": context_length} if context_length else {})
 
 
-def generation_config_from_gguf(vocabulary: GgufVocabulary) -> dict[str, Any]:
-    """Return the generation_config.json with the ids of bos, eos (and end of turn) and pad."""
+def generation_config_from_gguf(vocabulary: GgufVocabulary, stops: Any = None) -> dict[str, Any]:
+    """Return the generation_config.json with the ids of bos, eos (and end of turn) and pad.
+
+    Of the ids in ``stops`` those count at which engines stop anyway, because of the token's text.
+    """
     keys = vocabulary.keys
     found = {"bos_token_id": keys.get("bos_token_id"), "pad_token_id": keys.get("padding_token_id")}
     ends = [keys[key] for key in ("eos_token_id", "eot_token_id") if key in keys]
+    for token_id in stops if isinstance(stops, list) else []:
+        known = type(token_id) is int and 0 <= token_id < len(vocabulary.tokens)
+        if known and vocabulary.tokens[token_id] in END_OF_GENERATION:
+            ends.append(token_id)
     ends = list(dict.fromkeys(ends))
     found["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     return {key: value for key, value in found.items() if value is not None}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr_qa.containers.byte_layout import check_shape, float_chunks
 from apr_qa.containers.file_access import replacing_file
+from apr_qa.containers.gguf_vocabulary import STOPS
 from apr_qa.conversion import architectures
 from apr_qa.conversion.rotary import ROPE_FACTORS, WAY_OUT, rope_factors, rope_of
 from apr_qa.conversion.tokenizer_rules import gguf_from_tokenizer
@@ -113,6 +114,9 @@ def _metadata(name: str, content: ModelContent, stored: Sequence[_Stored]) -> di
     keys |= {LINEAGE + key: value for key, value in content.lineage.items()}
     if content.tokenizer is not None:
         keys |= gguf_from_tokenizer(content.tokenizer, content.tokenizer_config, content.config)
+    stops = content.generation_config.get("eos_token_id")
+    if isinstance(stops, list) and len(stops) > 1 and all(type(stop) is int and stop >= 0 for stop in stops):
+        keys[STOPS] = stops
     if content.chat_template is not None:
         keys["tokenizer.chat_template"] = content.chat_template
     return keys

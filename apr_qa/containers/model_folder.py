@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_qa.containers.byte_layout import FLOAT_NAMES
-from apr_qa.containers.file_access import file_size, open_binary
+from apr_qa.containers.file_access import file_size, open_binary, require_inside
 from apr_qa.containers.strict_json import dump_bytes, read_object
 from apr_qa.errors import MalformedFile
 from apr_qa.formats import ModelContent
@@ -40,6 +40,8 @@ class Companions:
 def read_companions(folder: Path) -> Companions:
     """Read what is there; an absent file is a recorded problem, an unparsable one raises MalformedFile."""
     files = tuple(path for path in (folder / name for name in COMPANIONS) if path.is_file())
+    for path in files:
+        require_inside(path, folder)
     found = {path.name: path for path in files}
     parsed = {name: read_object(path) for name, path in found.items() if name != TEMPLATE}
     tokenizer_config = parsed.get(TOKENIZER_CONFIG, {})
@@ -102,11 +104,12 @@ def _template(
 
 
 def _text(path: Path) -> str:
-    if file_size(path) > MAX_TEMPLATE_BYTES:
+    size = file_size(path)
+    if size > MAX_TEMPLATE_BYTES:
         raise MalformedFile(f"larger than {MAX_TEMPLATE_BYTES} bytes", where=path.name)
     with open_binary(path) as handle:
         try:
-            return handle.read(MAX_TEMPLATE_BYTES).decode("utf-8")
+            return handle.read(size).decode("utf-8")
         except UnicodeDecodeError as error:
             raise MalformedFile(f"not UTF-8: {error.reason} at byte {error.start}", where=path.name) from None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from apr_qa.containers.byte_layout import ELEMENT_BYTES, aligned, count_elements
+from apr_qa.containers.byte_layout import CONTROL, ELEMENT_BYTES, PACKED_BITS, aligned, count_elements
 from apr_qa.containers.file_access import file_size, open_binary
 from apr_qa.containers.strict_json import dump_bytes, parse_object
 from apr_qa.errors import MalformedFile
@@ -19,10 +19,13 @@ from apr_qa.formats import TensorInfo
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the reference implementation."""
 LENGTH_BYTES = 8
+MAX_NAME_CHARACTERS = 4096
 _NAMES_IN_MESSAGE = 200
 _FETCH = "fetch the file again"
 DTYPES = {
     **{"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "f8_e4m3", "F8_E5M2": "f8_e5m2"},
+    **{"F8_E8M0": "f8_e8m0", "F8_E4M3FNUZ": "f8_e4m3fnuz", "F8_E5M2FNUZ": "f8_e5m2fnuz", "C64": "c64"},
+    **{"F4": "f4", "F6_E2M3": "f6_e2m3", "F6_E3M2": "f6_e3m2"},
     **{"I64": "i64", "I32": "i32", "I16": "i16", "I8": "i8"},
     **{"U64": "u64", "U32": "u32", "U16": "u16", "U8": "u8", "BOOL": "bool"},
 }
@@ -84,6 +87,8 @@ def _string_map(value: Any, where: str) -> dict[str, str]:
 
 def _tensor(name: str, entry: Any, path: Path, data_start: int) -> TensorInfo:
     where = f"{path.name}: tensor {name[:_NAMES_IN_MESSAGE]!r}"
+    if len(name) > MAX_NAME_CHARACTERS or CONTROL.search(name):
+        raise MalformedFile("the name is too long, or holds control characters", where=where)
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise MalformedFile("dtype, shape and data_offsets are needed", where=where)
     code = entry["dtype"]
@@ -95,7 +100,10 @@ def _tensor(name: str, entry: Any, path: Path, data_start: int) -> TensorInfo:
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise MalformedFile(f"data_offsets {list(offsets)[:4]} are no range", where=where)
     size = offsets[1] - offsets[0]
-    needed = count_elements(shape, where) * ELEMENT_BYTES[dtype]
+    bits = count_elements(shape, where) * (PACKED_BITS.get(dtype) or 8 * ELEMENT_BYTES[dtype])
+    if bits % 8:
+        raise MalformedFile(f"{code} {list(shape)} ends within a byte", where=where)
+    needed = bits // 8
     if size != needed:
         raise MalformedFile(f"{size} bytes stored, {code} {list(shape)} needs {needed}", where=where)
     return TensorInfo(name, name, dtype, shape, path, data_start + offsets[0], size)

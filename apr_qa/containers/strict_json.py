@@ -17,6 +17,10 @@ from apr_qa.errors import MalformedFile
 
 MAX_DEPTH = 64
 MAX_FILE_BYTES = 256 * 2**20
+FREE_CONTAINERS = 2**19
+BYTES_PER_CONTAINER = 32
+"""An empty list takes 64 bytes of memory and 3 of text. Model files have one object or list for each merge of a
+tokenizer, and three for each tensor of a header: far fewer than this allows."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -26,6 +30,11 @@ def parse_object(text: bytes, where: str, *, allow_nonfinite: bool = False) -> d
     ``allow_nonfinite`` accepts the literals ``NaN`` and ``Infinity``, which JSON lacks but Python's own
     writer produces (healthy ``config.json`` files contain them).
     """
+    containers = text.count(b"{") + text.count(b"[")
+    if containers > FREE_CONTAINERS + len(text) // BYTES_PER_CONTAINER:
+        raise MalformedFile(
+            f"{containers} brackets are more than any model file of this size has", where=where
+        )
     try:
         decoded = text.decode("utf-8")
         value = json.loads(
@@ -55,7 +64,8 @@ def read_object(path: Path) -> dict[str, Any]:
     if size > MAX_FILE_BYTES:
         raise MalformedFile(f"{size} bytes of JSON, limit {MAX_FILE_BYTES}", where=path.name)
     with open_binary(path) as handle:
-        return parse_object(handle.read(MAX_FILE_BYTES), path.name, allow_nonfinite=True)
+        # A buffered reader allocates what it is asked for, not what is there.
+        return parse_object(handle.read(size), path.name, allow_nonfinite=True)
 
 
 def dump_bytes(value: dict[str, Any], *, indent: int | None = None) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from apr_qa.conversion.failures import ConfigContradicted
 from apr_qa.conversion.rotary import (
     WAY_OUT,
     plain_number,
@@ -120,7 +121,7 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
     if not wrong and config["num_hidden_layers"] > MAX_LAYERS:
         wrong.append("num_hidden_layers")
     if wrong:
-        raise MalformedFile(f"the config gives {wrong[0]} the impossible value {config.get(wrong[0])!r}")
+        raise ConfigContradicted(f"the config gives {wrong[0]} the impossible value {config.get(wrong[0])!r}")
 
 
 def to_gguf_name(name: str) -> str | None:
@@ -207,7 +208,10 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (vocabulary, hidden)}
     per_layer = layer_shapes(config)
-    for layer in range(int(config["num_hidden_layers"])):
+    layers = int(config["num_hidden_layers"])
+    if layers > MAX_LAYERS:
+        raise MalformedFile(f"the config gives num_hidden_layers the impossible value {layers}")
+    for layer in range(layers):
         shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in per_layer.items()}
     shapes["model.norm.weight"] = (hidden,)
     if not config.get("tie_word_embeddings", False):

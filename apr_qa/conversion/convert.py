@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from apr_qa import __version__
 from apr_qa.containers.gguf_writing import WRITTEN_TYPES
 from apr_qa.conversion import architectures
+from apr_qa.conversion.failures import ConfigContradicted, TensorNamesWrong, ValuesUnreadable
 from apr_qa.conversion.rotary import WAY_OUT
 from apr_qa.errors import (
     AprQaError,
@@ -26,6 +28,10 @@ from apr_qa.errors import (
 )
 from apr_qa.formats import FORMATS, ModelContent, OpenModel
 from apr_qa.inference.llama_native import capture_log, last_words
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FLOATS = ("f32", "f16", "bf16")
 _CHUNK_BYTES = 1 << 20
@@ -81,7 +87,7 @@ def content_of(source: OpenModel, dtype: str, lineage: Mapping[str, str]) -> Mod
         names=tuple(shapes),
         shapes=shapes,
         dtypes={name: dtype or (own[name] if own[name] in FLOATS else "f32") for name in shapes},
-        read=source.read,
+        read=_reader(source),
         tokenizer=source.tokenizer,
         tokenizer_config=source.tokenizer_config,
         generation_config=source.generation_config,
@@ -151,16 +157,26 @@ def _quantise(source: OpenModel, destination: Path, quantization: str, lineage: 
         quantise_gguf(plain, destination, quantization)
 
 
+def _reader(source: OpenModel) -> Callable[[str], npt.NDArray[np.float32]]:
+    def read(name: str) -> npt.NDArray[np.float32]:
+        try:
+            return source.read(name)
+        except MalformedFile as error:
+            raise ValuesUnreadable(error.what, where=error.where or name, fix=error.fix) from error
+
+    return read
+
+
 def _checked_shapes(source: OpenModel) -> dict[str, tuple[int, ...]]:
     """Return the expected shapes after comparing them with the tensors that are there."""
     expected = architectures.expected_shapes(source.config)
     missing = [name for name in expected if name not in source.tensors]
     if missing:
-        raise MalformedFile(f"{len(missing)} tensors are missing, {missing[0]} first")
+        raise TensorNamesWrong(f"{len(missing)} tensors are missing, {missing[0]} first")
     for name, shape in expected.items():
         if source.tensors[name].shape != shape:
             stored = list(source.tensors[name].shape)
-            raise MalformedFile(f"the config makes {name} {list(shape)}, it is {stored}")
+            raise ConfigContradicted(f"the config makes {name} {list(shape)}, it is {stored}")
     # A tied head that is stored all the same is ignored by every engine.
     tied = [architectures.HEAD] if source.config.get("tie_word_embeddings") else []
     rest = [name for name in source.tensors if name not in expected and name not in tied]

@@ -52,6 +52,8 @@ class Defect:
     runtime: str = ""
     """For a defect of the engine and not of the file: the fault that workers are told to play
     (`apr_qa.worker.FAULT_VARIABLE`)."""
+    alone: bool = False
+    """Planted into the ground truth itself: there is no healthy copy that it would have to equal."""
 
 
 def enter(defect: Defect) -> Defect:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FORMATS: Registry[Format] = Registry("formats")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor as the header declares it; ``shape`` is row-major, outermost dimension first."""
 

@@ -15,6 +15,7 @@ from apr_qa.containers.byte_layout import to_float32
 from apr_qa.containers.file_access import MappedFiles, first_bytes, is_file
 from apr_qa.containers.gguf_header import MAGIC, Header, read_header
 from apr_qa.containers.gguf_vocabulary import (
+    STOPS,
     GgufVocabulary,
     generation_config_from_gguf,
     read_vocabulary,
@@ -22,7 +23,7 @@ from apr_qa.containers.gguf_vocabulary import (
 )
 from apr_qa.containers.gguf_writing import LINEAGE, write_gguf
 from apr_qa.conversion import architectures
-from apr_qa.conversion.rotary import ROPE_FACTORS
+from apr_qa.conversion.rotary import ROPE_FACTORS, plain_number
 from apr_qa.conversion.tokenizer_rules import tokenizer_from_gguf
 from apr_qa.errors import MalformedFile, ModelUnavailable, UnsupportedArchitecture
 from apr_qa.formats import FORMATS, ModelContent, TensorInfo
@@ -154,6 +155,7 @@ def _opened(path: Path, headers: Mapping[Path, Header]) -> GgufModel:
     vocabulary = read_vocabulary(header.metadata)
     length = config.get("max_position_embeddings")
     template = header.metadata.get("tokenizer.chat_template")
+    stops = plain_number(header.metadata.get(STOPS))
     return GgufModel(
         path=path,
         files=tuple(headers),
@@ -162,7 +164,7 @@ def _opened(path: Path, headers: Mapping[Path, Header]) -> GgufModel:
         tensors=tensors,
         quantization=_quantization(header.metadata.get("general.file_type"), tensors.values()),
         tokenizer_config={} if vocabulary is None else tokenizer_config_from_gguf(vocabulary, length),
-        generation_config={} if vocabulary is None else generation_config_from_gguf(vocabulary),
+        generation_config={} if vocabulary is None else generation_config_from_gguf(vocabulary, stops),
         chat_template=template if isinstance(template, str) else None,
         metadata=_other_metadata(header),
         vocabulary=vocabulary,

@@ -15,7 +15,7 @@ from apr_qa.containers.byte_layout import (
     float_chunks,
     to_float32,
 )
-from apr_qa.containers.file_access import MappedFiles, creating_folder, first_bytes, is_file
+from apr_qa.containers.file_access import MappedFiles, creating_folder, first_bytes, is_file, require_inside
 from apr_qa.containers.model_folder import CONFIG, read_companions, write_companions
 from apr_qa.containers.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, header_bytes, read_header
 from apr_qa.containers.strict_json import dump_bytes, parse_object, read_object
@@ -85,9 +85,11 @@ class SafetensorsFormat:
             raise ModelUnavailable("no such file or folder", where=str(path))
         folder = path if path.is_dir() else path.parent
         index = path / INDEX if is_file(path / INDEX) else None
+        if index is not None:
+            require_inside(index, folder)
         weight_map = {} if index is None else _weight_map(index)
         shards = _shards(path, weight_map) if path.is_dir() else (path,)
-        tensors, header_metadata = _read_shards(shards)
+        tensors, header_metadata = _read_shards(shards, folder if path.is_dir() else None)
         if index is not None:
             _check_index(weight_map, tensors)
         if not tensors:
@@ -184,13 +186,17 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_shards(shards: tuple[Path, ...]) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def _read_shards(
+    shards: tuple[Path, ...], folder: Path | None
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     missing = [shard.name for shard in shards if not is_file(shard)]
     if missing:
         raise MalformedFile(f"{len(missing)} shards are missing: {_some(missing)}", where=INDEX)
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
+        if folder is not None:
+            require_inside(shard, folder)
         found, extra = read_header(shard)
         twice = sorted(found.keys() & tensors.keys())
         if twice:

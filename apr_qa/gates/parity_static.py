@@ -246,10 +246,13 @@ _gate(
 # ---- the whole pair
 
 _FORMATS = {"S": "SafeTensors", "A": "APR", "G": "GGUF"}
-for _one, _other in (("S", "A"), ("S", "G"), ("G", "S"), ("G", "A"), ("A", "S"), ("A", "G")):
-    _pair = f"{_one}-{_other}"
+_PAIRS = ("G-A", "A-G", "G-S", "S-G", "A-S", "S-A")
+_NAMED = [(f"F-CONV-{pair}", pair) for pair in _PAIRS]
+_NUMBERED = [(f"F-CONV-{number:03d}", pair) for number, pair in enumerate(_PAIRS, 1)]
+for _id, _pair in (*_NAMED, *_NUMBERED):
+    _one, _other = _pair.split("-")
     _gate(
-        f"F-CONV-{_pair}",
+        _id,
         f"The {_FORMATS[_other]} file is the same model as the {_FORMATS[_one]} file that it was made from",
         checks.is_the_same_model(_pair),
         (
@@ -258,5 +261,7 @@ for _one, _other in (("S", "A"), ("S", "G"), ("G", "S"), ("G", "A"), ("A", "S"),
         ),
         measure="configuration, tensor set, values, tokenizer, chat template and generation settings together",
         threshold="every one of them equal as its own gate asks",
-        source=_CALIBRATION,
+        source=f"F-CONV-{_pair} under its number in the catalogue"
+        if (_id, _pair) in _NUMBERED
+        else _CALIBRATION,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from apr_qa.backends import Request
 from apr_qa.errors import InferenceFailed
+from apr_qa.inference import protected_prompt
 from apr_qa.inference.continuation import Continuation, Sampler
 from apr_qa.vocabulary import Response
 
@@ -64,9 +65,7 @@ class _Lane:
     def __init__(self, engine: Engine, index: int, request: Request) -> None:
         self.index = index
         self.request = request
-        self.prompt = engine.tokenize(
-            request.prompt, add_special=not request.templated, parse_special=request.templated
-        )
+        self.prompt = protected_prompt.tokens(engine.tokenize, request.prompt, templated=request.templated)
         self.cells = len(self.prompt) + request.max_tokens
         self._check(engine)
         self.sampler = Sampler(request.temperature, request.top_k, request.top_p, request.seed)

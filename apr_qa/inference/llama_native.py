@@ -84,8 +84,12 @@ class NativeModel:
 class Context:
     """A key-value cache that several sequences share, and the batch that feeds it."""
 
-    def __init__(self, model: NativeModel, cells: int, sequences: int, outputs: int) -> None:
+    def __init__(
+        self, model: NativeModel, cells: int, sequences: int, outputs: int, watch: Any = None
+    ) -> None:
+        """``watch``: evaluation callback of ggml's scheduler, called for every node of the graph."""
         self._model = model
+        self._watch = watch
         self._llama = llama = model.llama
         self._width = int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model.pointer)))
         self._size = (-(-cells // _CELL_BLOCK) * _CELL_BLOCK, sequences, outputs)
@@ -104,6 +108,8 @@ class Context:
         parameters.n_threads = parameters.n_threads_batch = self._model.threads
         parameters.kv_unified = True
         parameters.offload_kqv = parameters.op_offload = self._model.gpu
+        if self._watch is not None:
+            parameters.cb_eval = self._watch
         if not self._model.gpu:
             # Exact attention: with flash attention and a float16 cache, equal sequences differ by 6e-3 in
             # their logits from batch to batch, without by 2e-6 (tiny F32 Llama); it costs 7 to 20 % of the speed.
@@ -147,6 +153,21 @@ class Context:
         if not logits:
             raise InferenceFailed("llama.cpp computes no logits for this model")
         return np.ctypeslib.as_array(logits, shape=(count, self._width)).copy()
+
+    def hidden(self, entries: Sequence[Entry]) -> npt.NDArray[np.float32]:
+        """Append ``entries``, at most `BATCH_TOKENS`, and return their last hidden states, [entries, hidden]."""
+        import numpy as np
+
+        self._llama.llama_set_embeddings(self._pointer, True)
+        try:
+            self._decode_chunk(entries)
+            width = int(self._llama.llama_model_n_embd(self._model.pointer))
+            states = self._llama.llama_get_embeddings(self._pointer)
+            if not states:
+                raise InferenceFailed("llama.cpp gives out no hidden state of this model")
+            return np.ctypeslib.as_array(states, shape=(len(entries), width)).copy()
+        finally:
+            self._llama.llama_set_embeddings(self._pointer, False)
 
     def close(self) -> None:
         """Free cache and batch."""

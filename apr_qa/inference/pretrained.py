@@ -36,7 +36,6 @@ def blamed_on_engine(doing: str) -> Iterator[None]:
         AssertionError,
         AttributeError,
         LookupError,
-        MemoryError,
         OSError,
         RuntimeError,
         SafetensorError,

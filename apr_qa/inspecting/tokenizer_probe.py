@@ -28,6 +28,8 @@ def load(model: OpenModel) -> Any:
         return _slow_tokenizer(model.path)
     try:
         return Tokenizer.from_str(json.dumps(model.tokenizer))
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises bare Exception for any fault
         raise MalformedFile(f"tokenizer.json does not load: {error}") from error
 

@@ -42,6 +42,15 @@ def _number(value: Any) -> Any:
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _as_text(value: Any) -> Any:
+    """Read a bare ``1.0`` as the text it was meant to be."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
@@ -67,11 +76,17 @@ Several = Annotated[
 ]
 Text = Annotated[str, Field(min_length=1)]
 
-FormatName = Literal["safetensors", "apr", "gguf"]
-DeviceName = Literal["cpu", "gpu"]
-ModalityName = Literal["run", "chat", "serve"]
-QuantizationName = Literal[
-    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m", "q2_k"
+VersionText = Annotated[str, BeforeValidator(_as_text)]
+
+FormatName = Annotated[Literal["safetensors", "apr", "gguf"], BeforeValidator(_lower)]
+DeviceName = Annotated[Literal["cpu", "gpu"], BeforeValidator(_lower)]
+ModalityName = Annotated[Literal["run", "chat", "serve"], BeforeValidator(_lower)]
+QuantizationName = Annotated[
+    Literal[
+        *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m"),
+        "q2_k",
+    ],
+    BeforeValidator(_lower),
 ]
 
 
@@ -97,7 +112,7 @@ class ModelBlock(Block):
     quantizations: Several[QuantizationName] = ("f16",)
     """Types of GGUF to make from the ground truth and to try."""
     size_category: Literal["tiny", "small", "medium", "large", "xlarge", "huge", "auto"] = "auto"
-    """For the reader; nothing depends on it."""
+    """tiny, small: no limit. medium: at most two targets run at the same time. Larger: one."""
     family: str = ""
     """Family, as in the registry; for the reader."""
     size_variant: str = ""
@@ -108,6 +123,16 @@ class ModelBlock(Block):
     expected_num_kv_heads: Whole | None = Field(default=None, gt=0)
     expected_vocab_size: Whole | None = Field(default=None, gt=0)
     expected_intermediate_dim: Whole | None = Field(default=None, gt=0)
+
+    @classmethod
+    def unnamed(cls) -> Self:
+        """Return the block of a playbook that leaves it to the command line which model is tried."""
+        return cls.model_construct()
+
+    @property
+    def workers(self) -> int:
+        """Most targets that may run at the same time; 0: no limit."""
+        return {"medium": 2, "large": 1, "xlarge": 1, "huge": 1}.get(self.size_category, 0)
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
@@ -132,9 +157,10 @@ class MatrixBlock(Block):
     formats: Several[FormatName] | None = None
     """Formats to try; may stand under ``model`` instead."""
     scenario_count: Whole | None = Field(default=None, ge=0, le=1000)
-    """Claims for each cell, listed ones included; the rest is drawn. Default: the listed ones, else four."""
+    """Least number of claims for each cell, listed ones included; the rest is drawn. Default: the listed ones,
+    else four. Whatever is listed is tried, even if it is more."""
     prompts: Listed[Text] = ()
-    """Prompts of your own, judged as language only; to have an answer judged, use ``scenarios``."""
+    """Prompts of your own, each judged by the oracle that it is a question for, and as language otherwise."""
     seed: Whole = Field(default=42, ge=0)
     """Seed of the drawn claims."""
     timeout_ms: Whole = Field(default=60_000, ge=1000, le=600_000)
@@ -158,63 +184,46 @@ class GatesBlock(Block):
         return value
 
 
+HF_PARITY = "hf_parity"
+EXTRA_PARAMETERS = {"code_syntax": ("languages",), HF_PARITY: ("corpus_path", "tolerance")}
+"""Parameters that decide what is asked and not how an answer is judged."""
+
+
 class OracleBlock(Block):
     """One judge whose claims are drawn, and its settings."""
 
     type: str
-    """Registered name: arithmetic, code_syntax, response, garbage, …"""
+    """Registered name: arithmetic, code_syntax, response, garbage, …; hf_parity compares with a golden corpus."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the oracle; those it does not have are refused."""
 
     @field_validator("type", mode="after")
     @classmethod
     def _registered(cls, name: str) -> str:
-        return registered_oracle(name)
+        return name if name == HF_PARITY else registered_oracle(name)
 
-    @field_validator("config", mode="after")
+    @field_validator("config", mode="before")
     @classmethod
-    def _numbers(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _numbers(cls, config: Any) -> Any:
+        if not isinstance(config, dict):
+            return config or {}
         return {name: _number(value) for name, value in config.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the oracle itself is told."""
+        extra = EXTRA_PARAMETERS.get(self.type, ())
+        return {name: value for name, value in self.config.items() if name not in extra}
 
     @model_validator(mode="after")
     def _parameters(self) -> Self:
-        known = ORACLES.get(self.type).params
+        extra = EXTRA_PARAMETERS.get(self.type, ())
+        known = [*(() if self.type == HF_PARITY else ORACLES.get(self.type).params), *extra]
         unknown = [name for name in self.config if name not in known]
         if unknown:
             names = ", ".join(f"{name!r}{meant(name, known)}" for name in unknown)
             said = f"oracle {self.type} has no parameter {names}; it has {', '.join(known) or 'none'}"
             raise PydanticCustomError("parameter", "{said}", {"said": said, "under": ("config", unknown[0])})
-        return self
-
-
-class ScenarioBlock(Block):
-    """One claim of your own."""
-
-    name: str = Field(pattern=r"^[\w.-]{1,64}$")
-    prompt: str = ""
-    """Text to continue (run) or the only user turn (chat)."""
-    messages: Listed[Text] = ()
-    """User turns of a conversation, answered one after the other; only chat and serve can try it."""
-    oracle: str = "garbage"
-    """Registered name of the judge."""
-    expected: Any = None
-    """What the oracle compares with."""
-    language: str = ""
-    """Programming language that the answer must be in (code_syntax)."""
-    max_tokens: Whole = Field(default=32, ge=1, le=8192)
-    basic: Switch = False
-    """True for a prompt that any working model answers: gateway G2 asks for those."""
-    severity: Severity = Field(default=Severity.P1, strict=False)
-
-    @field_validator("oracle", mode="after")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return registered_oracle(name)
-
-    @model_validator(mode="after")
-    def _one_question(self) -> Self:
-        if bool(self.prompt) == bool(self.messages):
-            raise PydanticCustomError("question", "give either prompt or messages")
         return self
 
 

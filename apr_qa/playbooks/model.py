@@ -17,7 +17,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from apr_qa.playbooks import stated_tier
+from apr_qa.playbooks.conditions import Limits
+from apr_qa.playbooks.drawn_tests import PropertyTest
 from apr_qa.playbooks.fields import (
+    HF_PARITY,
     Block,
     GatesBlock,
     Listed,
@@ -25,20 +29,25 @@ from apr_qa.playbooks.fields import (
     ModelBlock,
     Number,
     OracleBlock,
-    ScenarioBlock,
+    VersionText,
 )
-from apr_qa.playbooks.refused import (
+from apr_qa.playbooks.gate_names import answers
+from apr_qa.playbooks.machine import StateMachine
+from apr_qa.playbooks.questions import MatrixRow, ScenarioBlock, VerificationTest
+from apr_qa.playbooks.specification import Acceptance, CommandTest, GarbageOracle, Skip, SpecBlock, SpecGate
+from apr_qa.playbooks.suites import (
     ContractTests,
     DifferentialTests,
     FalsificationGate,
+    HfParity,
     KernelProfile,
     OllamaParity,
     ProfileCi,
-    PropertyTest,
     PropertyTests,
-    StateMachine,
     TracePayload,
+    VerificationGate,
 )
+from apr_qa.errors import UsageError
 from apr_qa.vocabulary import FORMATS, Model, Tier
 
 BUDGET_S = {
@@ -53,12 +62,14 @@ BUDGET_S = {
 """Seconds that one verdict of a tier may take."""
 
 DEFAULT_COUNT = 4
+JUDGED_LANGUAGES = ("python", "javascript", "rust", "go", "java")
+"""Languages that the oracle of code has a parser for."""
 
 TierName = Annotated[
     Tier, Field(strict=False), BeforeValidator(lambda value: "deep" if value == "full" else value)
 ]
 PropertyForms = Annotated[
-    Annotated[PropertyTests, Tag("block")] | Annotated[list[PropertyTest], Tag("list")],
+    Annotated[PropertyTests, Tag("block")] | Annotated[Listed[PropertyTest], Tag("list")],
     Discriminator(lambda value: "list" if isinstance(value, list) else "block"),
 ]
 
@@ -68,7 +79,7 @@ class Playbook(Block):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the playbook. Default: the file's name."""
-    version: str = Field(default="1.0", pattern=r"^\d+\.\d+(\.\d+)?$")
+    version: VersionText = Field(default="1.0", pattern=r"^\d+(\.\d+){0,2}$")
     """Version of the playbook."""
     description: str = Field(default="", max_length=500)
     tier: TierName | None = None
@@ -87,14 +98,41 @@ class Playbook(Block):
     metadata: dict[str, Any] = Field(default_factory=dict)
     """For the reader: author, tags, …"""
     property_tests: PropertyForms | None = None
+    """Properties that Hypothesis tries to break, or named tests that draw questions of their own."""
     falsification_gates: Listed[FalsificationGate] = ()
+    """Gates by id; the numbers of their conditions are taken over."""
     state_machine: StateMachine | None = None
     differential_tests: DifferentialTests | None = None
     profile_ci: ProfileCi | None = None
     trace_payload: TracePayload | None = None
     contract_tests: ContractTests | None = None
     ollama_parity: OllamaParity | None = None
+    hf_parity: HfParity | None = None
     kernel_profile: KernelProfile | None = None
+    kernel_proof_ref: str = ""
+    """The model whose mvp run proves the kernel class (dim-smoke). Default: any of the class."""
+    skips: Listed[Skip] = ()
+    """Formats and devices left out on purpose; may stand in ``<name>.skip.yaml`` beside the playbook."""
+    mvp_matrix: Listed[MatrixRow] = ()
+    """One question for one cell."""
+    verification_tests: Listed[VerificationTest] = ()
+    verification_gates: Listed[VerificationGate] = ()
+    tests: Listed[CommandTest] = ()
+    """Hypotheses with the commands that would refute them."""
+    acceptance: Acceptance = Acceptance()
+    spec: SpecBlock | None = None
+    gate: SpecGate | None = None
+    garbage_oracle: GarbageOracle | None = None
+    garbage_examples: Listed[str] = ()
+    """Texts that the garbage oracle must reject; a disagreement is told."""
+    valid_examples: Listed[str] = ()
+    crash_patterns: dict[str, str] = Field(default_factory=dict)
+    """For the reader: a crash is told by how the process ended."""
+    reproduction: Any = None
+    """For the reader, as the next three."""
+    expected: Any = None
+    regression_tests: Any = None
+    tools_required: Any = None
 
     _sha256: str = PrivateAttr("")
     _source: str = PrivateAttr("")
@@ -102,6 +140,8 @@ class Playbook(Block):
     @model_validator(mode="before")
     @classmethod
     def _budget_of_tier(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("tier") is None and (said := stated_tier.said(fields)):
+            fields = {**fields, "tier": said}
         tier = {"full": "deep"}.get(str(fields.get("tier")), fields.get("tier"))
         if "budget_s" not in fields and tier in list(Tier):
             return {**fields, "budget_s": BUDGET_S[Tier(tier)]}
@@ -120,18 +160,44 @@ class Playbook(Block):
             raise PydanticCustomError(
                 "names", "another scenario has this name", {"under": ("scenarios", twice[0], "name")}
             )
-        if self.scenario_count < self.listed:
-            raise PydanticCustomError(
-                "count",
-                "{listed} scenarios are listed, so some would never be tried",
-                {"listed": self.listed, "under": ("test_matrix", "scenario_count")},
-            )
+        self._within_matrix()
         return self
+
+    def _within_matrix(self) -> None:
+        """Refuse a question of a cell that the playbook does not have."""
+        cells = {"formats": self.formats, "backends": self.backends, "modalities": self.modalities}
+        narrowed = [
+            (("scenarios", i), {name: getattr(one, name) or () for name in cells})
+            for i, one in enumerate(self.scenarios)
+        ]
+        narrowed += [
+            (
+                ("mvp_matrix", i),
+                {"formats": (r.format,), "backends": (r.backend,), "modalities": (r.modality,)},
+            )
+            for i, r in enumerate(self.mvp_matrix)
+        ]
+        narrowed += [
+            (("verification_tests", i), {"formats": (*((t.format,) if t.format else ()), *(t.formats or ()))})
+            for i, t in enumerate(self.verification_tests)
+        ]
+        for under, wanted in narrowed:
+            for name, values in wanted.items():
+                outside = [value for value in values if value not in cells[name]]
+                if outside:
+                    said = f"{outside[0]} is not among the {name} of this playbook ({', '.join(cells[name])})"
+                    raise PydanticCustomError("cell", "{said}", {"said": said, "under": under})
 
     def read_from(self, source: str, sha256: str) -> Self:
         """Return a copy that knows its file and the hash of the file's bytes."""
         known = self.model_copy()
         known._source, known._sha256 = source, sha256
+        return known
+
+    def lightened(self, skips: tuple[Skip, ...]) -> Self:
+        """Return a copy that also skips what the file beside the playbook says."""
+        known = self.model_copy(update={"skips": (*self.skips, *skips)})
+        known._source, known._sha256 = self._source, self._sha256
         return known
 
     @property
@@ -170,18 +236,33 @@ class Playbook(Block):
     @property
     def listed(self) -> int:
         """Number of scenarios that the file itself lists."""
-        return len(self.scenarios) + len(self.test_matrix.prompts)
+        return sum(one.everywhere for one in self.scenarios) + len(self.test_matrix.prompts)
 
     @property
     def scenario_count(self) -> int:
         """Number of claims for each cell."""
         stated = self.test_matrix.scenario_count
-        return stated if stated is not None else self.listed or DEFAULT_COUNT
+        return max(stated, self.listed) if stated is not None else self.listed or DEFAULT_COUNT
+
+    @property
+    def fitting_tier(self) -> Tier:
+        """The tier that the file states; else deep for a whole matrix of a hundred claims, ci otherwise."""
+        cells = len(self.formats) * len(self.backends) * len(self.modalities)
+        return self.tier or (Tier.DEEP if cells >= 18 and self.scenario_count >= 100 else Tier.CI)
+
+    @property
+    def named(self) -> bool:
+        """Say whether the file names a model."""
+        return bool(self.model.id or self.model.hf_repo)
 
     @property
     def subject(self) -> Model:
-        """The model that the file names."""
+        """The model that the file names; raises UsageError if it leaves that to the command line."""
         block = self.model
+        if not self.named:
+            raise UsageError(
+                "the playbook names no model", where=self._source, fix="say it: --var MODEL_ID=org/name"
+            )
         return Model(
             id=block.id or block.hf_repo, family=block.family, revision=block.revision, path=block.local_path
         )
@@ -195,3 +276,61 @@ class Playbook(Block):
             if name.startswith("expected_")
         }
         return {name.removeprefix("expected_"): value for name, value in stated.items() if value is not None}
+
+    def skipped(self, format_name: str, device: str) -> str:
+        """Say why a format or device is left out, or nothing."""
+        return next((one.said for one in self.skips if one.format_or_backend in (format_name, device)), "")
+
+    @property
+    def parity(self) -> HfParity | None:
+        """The comparison with a stored corpus, from its block or from the oracle of that name."""
+        if self.hf_parity is not None:
+            return self.hf_parity if self.hf_parity.enabled else None
+        config = next((one.config for one in self.oracles if one.type == HF_PARITY), None)
+        return HfParity.model_validate(config) if config is not None else None
+
+    @property
+    def limits(self) -> Limits:
+        """The numbers of all conditions."""
+        found = Limits()
+        for gate in self.falsification_gates:
+            if gate.enabled:
+                found.read(gate.id, gate.condition)
+        for one in self.verification_gates:
+            found.read(one.id, one.condition)
+        return found
+
+    @property
+    def asked_gates(self) -> tuple[str, ...]:
+        """Every gate that the playbook names, each once."""
+        differential = self.differential_tests
+        compared = [getattr(differential, name) for name in DifferentialTests.model_fields if differential]
+        blocks = [*compared, self.contract_tests, self.profile_ci, self.trace_payload, self.ollama_parity]
+        blocks += [self.hf_parity, self.state_machine]
+        named: list[str] = []
+        for block in blocks:
+            if block is not None and block.enabled:
+                named += getattr(block, "asked", block.gates)
+        named += [gate.id for gate in self.falsification_gates if gate.enabled]
+        named += [name for one in self.verification_gates for name in one.asked]
+        named += [block.id for block in (self.spec, self.gate) if block is not None]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the playbook should know: where it says more than is asked, or something else."""
+        found = list(self.limits.notes)
+        languages = [str(n) for one in self.oracles for n in one.config.get("languages", ()) or ()]
+        unjudged = [name for name in languages if name not in JUDGED_LANGUAGES]
+        if unjudged:
+            found.append(f"no parser for {', '.join(unjudged)}: questions of code are put in the other languages")
+        stated, listed = self.test_matrix.scenario_count, self.listed
+        if stated is not None and stated < listed:
+            found.append(f"scenario_count is {stated}, but {listed} questions are listed: all are asked")
+        found += [one.said for one in self.skips]
+        missing = [name for name in FORMATS if name not in self.formats]
+        if missing and self.tier in (Tier.MVP, Tier.STANDARD, Tier.DEEP):
+            found.append(f"no word on {', '.join(missing)}: say why in skips")
+        answered = {gate: answers(gate) for gate in self.asked_gates}
+        found += [f"{gate} is answered by {', '.join(ours)}" for gate, ours in answered.items() if gate not in ours]
+        return tuple(found)

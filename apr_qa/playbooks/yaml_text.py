@@ -175,7 +175,9 @@ class _Builder:
                 return match[0][1:]
             if match[2] not in self.variables:
                 self._fault(
-                    line, f"${{{match[2]}}} has no value (write $${{{match[2]}}} for the text itself)"
+                    line,
+                    f"${{{match[2]}}} has no value: give it with --var {match[2]}=VALUE "
+                    f"(write $${{{match[2]}}} for the text itself)",
                 )
                 return match[0]
             return self.variables[match[2]]

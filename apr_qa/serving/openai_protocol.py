@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from apr_qa.errors import InferenceFailed
+from apr_qa.serving import protocol_checks
 from apr_qa.serving.endpoint import Endpoint, Reply
 
 _PROMPT = "The capital of France is"
@@ -164,4 +165,5 @@ _CHECKS = {
     "unknown_path": _check_unknown_path,
     "max_tokens": _check_max_tokens,
     "concurrent": _check_concurrent,
+    **protocol_checks.CHECKS,
 }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from apr_qa.backends import Request, Session
 from apr_qa.errors import AprQaError, EngineMissing, EnvironmentFault, InferenceFailed
+from apr_qa.inference.protected_prompt import tokens
 from apr_qa.serving import server_requests as asked
 from apr_qa.serving.server_answers import Shape, event
 from apr_qa.serving.server_requests import RequestError
@@ -236,9 +237,8 @@ class _Service:
                 raise RequestError(400, message, "max_tokens", "context_length_exceeded")
 
     def _count_tokens(self, request: Request) -> int:
-        raw = not request.templated
         try:
-            return len(self.session.tokenize(request.prompt, add_special=raw, parse_special=not raw))
+            return len(tokens(self.session.tokenize, request.prompt, templated=request.templated))
         except InferenceFailed as error:
             raise RequestError(400, error.what, "prompt") from error
 

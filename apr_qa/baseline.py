@@ -1,0 +1,26 @@
+"""The stored run of a model as a baseline: how fast it was, and how it was scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apr_qa import evidence
+from apr_qa.errors import AprQaError
+
+GATE = "F-PROFILE-CI-001"
+
+
+def speeds(path: Path) -> dict[str, float]:
+    """Return cell -> tokens per second of a stored evidence file; empty if there is none that can be read."""
+    if not path.is_file():
+        return {}
+    try:
+        _, entries = evidence.read(path)
+    except AprQaError:
+        return {}
+    found = {}
+    for entry in entries:
+        facts = entry.response.facts if entry.response is not None else {}
+        if entry.gate_id == GATE and facts.get("tokens_per_s"):
+            found[entry.scenario.target.cell] = float(facts["tokens_per_s"])
+    return found

@@ -1,0 +1,194 @@
+"""One model, one task: ask, run the answers, count. Nothing but a program that ran and passed is a pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from apr_qa import __version__, clock
+from apr_qa.errors import UsageError
+from apr_qa.evaluation import completion, prompting
+from apr_qa.evaluation.datasets import Dataset
+from apr_qa.evaluation.estimator import mean_pass_at_k
+from apr_qa.evaluation.problems import Problem
+from apr_qa.evaluation.subject import Answers, Subject
+from apr_qa.sandbox import Trial, Verdict
+from apr_qa.sandbox.client import Sandbox
+from apr_qa.vocabulary import Claim, Evidence, Record, digest
+
+GROUP = 16
+"""Questions that a worker answers together."""
+COUNTERS = ("completed", "passed", "failed", "timeout", "crashed", "invalid", "inference_errors")
+
+
+class Sampling(Record, frozen=True):
+    """How answers are drawn."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_k: int = 1
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.samples > 1 and self.temperature == 0:
+            raise UsageError(
+                f"{self.samples} samples at temperature 0 are {self.samples} times the same answer",
+                fix="give --temperature, or take one sample",
+            )
+
+
+class Sample(Record, frozen=True):
+    """One answer and what became of it."""
+
+    program: str | None
+    """None where inference failed."""
+    outcome: str
+    reason: str
+
+
+def evaluate(
+    subject: Subject,
+    data: Dataset,
+    sampling: Sampling,
+    strategy: str,
+    ks: Sequence[int],
+    sandbox: Sandbox,
+    happened: Callable[[Evidence], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Return the result of one task as JSON-ready values; ``mode`` says whether inference took place at all."""
+    chat = subject.has_template
+    if not chat and strategy not in prompting.CONTINUED:
+        raise UsageError(
+            f"strategy {strategy} needs a model with a chat template, and {subject.model.id} has none",
+            fix=f"use one of {', '.join(prompting.CONTINUED)}",
+        )
+    asked = [(problem, number) for problem in data.problems for number in range(sampling.samples)]
+    claims = [_claim(problem, number, sampling, strategy, chat=chat) for problem, number in asked]
+    # Half a second a token and a minute besides, for each of the questions that are answered together.
+    limit_s = GROUP * (sampling.max_tokens / 2 + 60)
+    entries = Answers(subject, happened).to(claims, modality="chat" if chat else "run", limit_s=limit_s)
+    answered = any(entry.response is not None for entry in entries)
+    samples = _tried([problem for problem, _ in asked], entries, sandbox, chat=chat) if answered else []
+    return {
+        **_circumstances(subject, data, sampling, strategy, sandbox, chat=chat),
+        **(_counted(data.problems, samples, sampling, ks) if answered else _failed(data.problems, entries, ks)),
+    }
+
+
+def _claim(problem: Problem, number: int, sampling: Sampling, strategy: str, *, chat: bool) -> Claim:
+    params: dict[str, Any] = {"problem": problem.task_id, "sample": number}
+    params |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
+    if not chat:
+        params["stop"] = list(prompting.stops(problem))
+    return Claim(
+        gate_id="F-EVAL-CODE",
+        kind="chat" if chat else "generate",
+        prompt="" if chat else prompting.opening(problem, strategy),
+        messages=(prompting.question(problem, strategy),) if chat else (),
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        seed=int(digest(sampling.seed, problem.task_id, number)[:7], 16),
+        params=params,
+    )
+
+
+def _tried(
+    problems: Sequence[Problem], entries: Sequence[Evidence], sandbox: Sandbox, *, chat: bool
+) -> list[Sample]:
+    """Run every answer in the sandbox; a question without an answer has failed without being run."""
+    programs = [
+        completion.program(problem, entry.response.text or "", chat=chat) if entry.response else None
+        for problem, entry in zip(problems, entries, strict=True)
+    ]
+    trials = [
+        Trial(program, problem.test, problem.entry_point, problem.helpers)
+        for problem, program in zip(problems, programs, strict=True)
+        if program is not None
+    ]
+    verdicts = iter(sandbox.try_all(trials))
+    return [
+        _sample(program, next(verdicts))
+        if program is not None
+        else Sample(program=None, outcome="inference_errors", reason=entry.reason)
+        for program, entry in zip(programs, entries, strict=True)
+    ]
+
+
+def _sample(program: str, verdict: Verdict) -> Sample:
+    return Sample(program=program, outcome=verdict.outcome, reason=verdict.reason)
+
+
+def _counted(
+    problems: Sequence[Problem], samples: Sequence[Sample], sampling: Sampling, ks: Sequence[int]
+) -> dict[str, Any]:
+    counts = Counter(sample.outcome for sample in samples)
+    counts["completed"] = sum(sample.program is not None for sample in samples)
+    errors = [sample.reason for sample in samples if sample.program is None]
+    n = sampling.samples
+    own = [samples[begin : begin + n] for begin in range(0, len(samples), n)]
+    passes = [sum(sample.outcome == "passed" for sample in group) for group in own]
+    return {
+        "mode": "inference",
+        "inference_error": errors[0] if errors else None,
+        "totals": {"problems": len(problems), "samples": len(samples), **{name: counts[name] for name in COUNTERS}},
+        "pass_at_k": mean_pass_at_k([(n, c) for c in passes], ks),
+        "problems": [
+            _row(problem, group, c) for problem, group, c in zip(problems, own, passes, strict=True)
+        ],
+    }
+
+
+def _row(problem: Problem, group: Sequence[Sample], passes: int) -> dict[str, Any]:
+    return {
+        "task_id": problem.task_id,
+        "n": len(group),
+        "passed": passes,
+        "inference_errors": sum(sample.program is None for sample in group),
+        "samples": [
+            {"outcome": sample.outcome, "reason": sample.reason, "program": sample.program} for sample in group
+        ],
+    }
+
+
+def _failed(problems: Sequence[Problem], entries: Sequence[Evidence], ks: Sequence[int]) -> dict[str, Any]:
+    """Return the result of a task in which no question was answered: nothing of it is a number but 0."""
+    return {
+        "mode": "inference_failed",
+        "inference_error": entries[0].reason,
+        "totals": {"problems": 0, "samples": 0, **dict.fromkeys(COUNTERS, 0)},
+        "pass_at_k": {str(k): 0.0 for k in sorted(set(ks))},
+        "problems": [
+            {"task_id": problem.task_id, "n": 0, "passed": 0, "inference_errors": 0, "samples": []}
+            for problem in problems
+        ],
+    }
+
+
+def _circumstances(
+    subject: Subject, data: Dataset, sampling: Sampling, strategy: str, sandbox: Sandbox, *, chat: bool
+) -> dict[str, Any]:
+    standing = sandbox.isolation
+    return {
+        "apr_qa": __version__,
+        "timestamp": clock.now(),
+        "task": data.name,
+        "data_sha256": data.sha256,
+        "model": subject.to_json(),
+        "strategy": strategy,
+        "prompting": "chat" if chat else "completion",
+        "sampling": {name: getattr(sampling, name) for name in Sampling.__struct_fields__},
+        "sandbox": {
+            "limits": {
+                name: getattr(sandbox.limits, name) for name in ("wall_s", "cpu_s", "memory_mb", "disk_mb")
+            },
+            "mechanisms": [
+                name
+                for name in ("user_namespace", "mounts", "network", "processes", "landlock", "seccomp")
+                if standing[name]
+            ],
+            "not_isolated": standing["missing"],
+        },
+    }

@@ -1,0 +1,106 @@
+"""Command lines in executable specifications, read as what they ask of a model.
+
+They were written for the program ``apr``: ``apr run MODEL 'prompt' --max-tokens 5`` asks a question, ``apr run
+FILE --dry-run`` asks that a file loads, or, where a refusal is expected, that it is refused in good order.
+Nothing of a command line is ever given to a shell.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+MARK = "apr-qa:"
+BUILT_IN: Mapping[str, str] = {
+    "MODEL": f"{MARK}model",
+    "VALID_GGUF_Q4": f"{MARK}gguf:q4_k_m",
+    "VALID_GGUF_Q8": f"{MARK}gguf:q8_0",
+    "VALID_SAFETENSORS": f"{MARK}safetensors",
+    "VALID_APR": f"{MARK}apr",
+    "TRUNCATED_GGUF": f"{MARK}truncated",
+    "LONG_PROMPT": "The quick brown fox jumps over the lazy dog. " * 30,
+    "UNICODE_PROMPT": "你好，世界。Здравствуй, мир. مرحبا بالعالم. γειά σου 😀 ñ ø ß",
+}
+"""Variables that specifications use and that have a meaning here without being given."""
+
+_LOOP = re.compile(r"for\s+(\w+)\s+in\s+\$\(seq\s+(\d+)\s+(\d+)\)\s*;\s*do\s+(.*?)\s*;?\s*done", re.DOTALL)
+_MOST_ROUNDS = 100
+_NUMBERS = {
+    "--max-tokens": "max_tokens",
+    "-n": "max_tokens",
+    "--seed": "seed",
+    "--temperature": "temperature",
+}
+_FLAGS = ("--dry-run", "--no-gpu", "--json", "--benchmark", "--gpu")
+
+
+class NotUnderstood(ValueError):
+    """A command line that says something this program does not know."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one command line asks."""
+
+    file: str
+    """``model``, ``gguf:q4_k_m``, ``safetensors``, ``apr``, ``truncated``, or a path."""
+    prompt: str | None
+    """None where nothing is asked but that the file loads."""
+    max_tokens: int = 32
+    on_gpu: bool | None = None
+
+
+def read(command: str) -> list[Asked]:
+    """Return what a command line asks, loops unrolled; raises NotUnderstood."""
+    return [_single(line) for line in _unrolled(command.strip())]
+
+
+def _unrolled(text: str) -> Iterator[str]:
+    loop = _LOOP.fullmatch(text)
+    if loop is None:
+        yield text
+        return
+    name, first, last, body = loop[1], int(loop[2]), int(loop[3]), loop[4]
+    if last - first >= _MOST_ROUNDS:
+        raise NotUnderstood(f"a loop of more than {_MOST_ROUNDS} rounds")
+    for number in range(first, last + 1):
+        yield body.replace(f"${name}", str(number))
+
+
+def _single(text: str) -> Asked:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise NotUnderstood(f"the quotes do not match: {error}") from None
+    if words[:1] == ["timeout"]:
+        words = words[2:]
+    if len(words) < 3 or words[0] not in ("apr", "apr-qa") or words[1] not in ("run", "chat"):
+        raise NotUnderstood("only commands of the form: apr run FILE 'PROMPT' [--max-tokens N] [--dry-run]")
+    file, prompt, numbers, flags = words[2].removeprefix(MARK), None, {}, set()
+    rest = iter(words[3:])
+    for word in rest:
+        if word in _NUMBERS:
+            numbers[_NUMBERS[word]] = _whole(next(rest, ""), word)
+        elif word in _FLAGS:
+            flags.add(word)
+        elif word.startswith("-") and word not in ("-p",):
+            raise NotUnderstood(f"no option is called {word}")
+        elif word != "-p":
+            if prompt is not None:
+                raise NotUnderstood(f"a second prompt: {word!r}")
+            prompt = word
+    if "--dry-run" in flags:
+        prompt = None
+    elif prompt is None:
+        raise NotUnderstood("there is no prompt")
+    on_gpu = True if "--gpu" in flags else False if "--no-gpu" in flags else None
+    return Asked(file=file, prompt=prompt, max_tokens=numbers.get("max_tokens", 32), on_gpu=on_gpu)
+
+
+def _whole(word: str, option: str) -> int:
+    try:
+        return int(float(word))
+    except ValueError:
+        raise NotUnderstood(f"{option} is followed by {word!r} and not by a number") from None

@@ -1,0 +1,120 @@
+"""Gates that a playbook names: which of ours answer them, and what they add to the run.
+
+Naming a gate asks for it; it never excuses from another one. An id of another tool that asks what one of our
+gates asks is answered by that gate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from apr_qa.playbooks.fields import meant
+
+ANSWERED_BY: Mapping[str, tuple[str, ...]] = {
+    "G0-PULL-001": ("G0",),
+    "G0-FORMAT-WORKSPACE-001": ("G0",),
+    "G0-LAYOUT-CRITICAL": ("G0-LAYOUT-001",),
+    "G1-MODEL-LOADS": ("G1",),
+    "G1-LOAD": ("G1",),
+    "G2-INFER": ("G2",),
+    "G2-BASIC": ("G2",),
+    "G2-BASIC-INFERENCE": ("G2",),
+    "G3-STABLE": ("G3",),
+    "G3-NO-CRASHES": ("G3",),
+    "G4-VALID": ("G4",),
+    "G4-OUTPUT-QUALITY": ("G4",),
+    "F-A1-001": ("G2",),
+    "F-A2-001": ("G2",),
+    "F-A3-001": ("G2",),
+    "F-A4-001": ("G2",),
+    "F-A5-001": ("G2",),
+    "F-A6-001": ("G2",),
+    "F-CONTRACT-I1-001": ("F-HFP-001",),
+    "F-CONV-001": ("F-CONV-G-A",),
+    "F-CONV-002": ("F-CONV-A-G",),
+    "F-CONV-003": ("F-CONV-G-S",),
+    "F-CONV-004": ("F-CONV-S-G",),
+    "F-CONV-005": ("F-CONV-A-S",),
+    "F-CONV-006": ("F-CONV-S-A",),
+    "F-CONV-RT-001": ("F-CONV-S-G", "F-CONV-S-A"),
+    "F-CONV-RT-002": ("F-CONV-S-G", "F-CONV-S-A"),
+    "F-CONV-RT-003": ("F-CONV-S-G", "F-CONV-S-A"),
+    "F-CONV-RT-004": ("F-CONV-S-G", "F-CONV-S-A"),
+    "F-CONV-RT-BYTE-001": ("F-CONTRACT-I4-001",),
+    "F-CONV-IDEM-001": ("F-CONTRACT-I4-001",),
+    "F-CONV-COM-001": ("F-CONTRACT-I4-001",),
+    "F-CONV-TOK-001": ("F-CONTRACT-I5-001",),
+    "F-CONV-SHAPE-001": ("F-ROSETTA-DIFF-002",),
+    "F-CONV-EMBED-001": ("F-ROSETTA-STATS-002",),
+    "F-CONV-SEMANTIC-001": ("F-ROSETTA-INF-001",),
+    "F-CONV-WEIGHT-001": ("G0-VALIDATE-001",),
+    "F-ROSETTA-FP-001": ("G0-VALIDATE-001",),
+    "F-ROSETTA-FP-002": ("F-CONTRACT-I4-001",),
+    "F-ROSETTA-FMT-002": ("G0-HEADER-001",),
+    "F-ROSETTA-STATS-005": ("F-ROSETTA-STATS-001",),
+    "F-ROSETTA-STATS-006": ("F-ROSETTA-STATS-001",),
+    "F-COMP-001": ("G1", "F-CONTRACT-I4-001"),
+    "F-COMP-002": ("F-PAR-002",),
+    "F-COMP-003": ("F-PAR-001",),
+    "F-HTTP-001": ("F-SERVE-001",),
+    "F-VALIDATE-001": ("G0",),
+    "F-INSPECT-001": ("G0-HEADER-001",),
+}
+"""Id of another tool -> gates here that answer the same question; used where the id itself is not registered."""
+
+ADDED: Mapping[str, str] = {
+    "F-PERF-001": "profile",
+    "F-PERF-002": "profile",
+    "F-PERF-003": "profile",
+    "F-PERF-004": "profile",
+    "F-PERF-005": "profile",
+    "F-STAB-001": "seeded_sampling",
+    "F-STAB-002": "memory",
+    "F-STAB-003": "batch",
+    "F-EDGE-001": "edge",
+    "F-EDGE-002": "context_overflow",
+    "F-EDGE-003": "odd_prompts",
+    "F-EDGE-004": "max_tokens",
+    "F-REGR-001": "baseline",
+    "F-REGR-002": "baseline",
+}
+"""Id -> the suite, the measurement or the property that naming it adds to the run."""
+
+
+@functools.cache
+def registered() -> frozenset[str]:
+    """Return the ids of all gates of this program."""
+    from apr_qa.gates import GATES
+
+    return frozenset(GATES.names())
+
+
+def answers(gate_id: str) -> tuple[str, ...]:
+    """Return the gates here that answer ``gate_id``; empty if nothing does.
+
+    >>> answers("F-CONV-001"), answers("F-NO-SUCH-001")
+    (('F-CONV-G-A',), ())
+    """
+    if gate_id in ADDED:
+        return (gate_id,)
+    found = ANSWERED_BY.get(gate_id, ())
+    if found and not (gate_id in registered() and not gate_id.startswith("G")):
+        return found
+    return (gate_id,) if gate_id in registered() else ()
+
+
+def _known(gate_id: str) -> str:
+    if answers(gate_id):
+        return gate_id
+    close = meant(gate_id, sorted({*registered(), *ANSWERED_BY, *ADDED}))
+    said = f"no gate is called {gate_id!r}{close}; apr-qa gates lists them"
+    raise PydanticCustomError("gate", "{said}", {"said": said})
+
+
+GateId = Annotated[str, AfterValidator(_known)]
+"""The id of a gate of this program, or one that a gate of this program answers."""

@@ -1,0 +1,164 @@
+"""One property of one loaded model: examples until one breaks it, then the smallest one that does.
+
+Everything happens while the model is loaded. The same claim draws the same examples everywhere; how many of
+them fit into the time budget depends on the machine, and the facts say how many were tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import Any
+
+from apr_qa import drawing
+from apr_qa.errors import AprQaError, Inapplicable
+from apr_qa.properties import PROPERTIES, Case, Finding, OutOfPromise, Property, Subject
+from apr_qa.vocabulary import Claim
+
+SHRINK_S = 12.0
+"""Seconds that a counterexample is made smaller for."""
+
+ENGINE_FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
+"""What an engine may raise that is no refusal of ours."""
+
+
+class _Falsified(Exception):
+    """Tells Hypothesis that the example breaks the promise."""
+
+
+class _Enough(BaseException):
+    """Ends the search at once; not an Exception, because Hypothesis would try to shrink that."""
+
+
+class Search:
+    """The search for one claim; `facts` is what it found."""
+
+    def __init__(self, subject: Subject, member: Property, budget_s: float) -> None:
+        self.subject = subject
+        self.member = member
+        self.examples = 0
+        self.shrinks = 0
+        self.best: tuple[Case, Finding] | None = None
+        self.unstable = False
+        self.inapplicable = ""
+        self._started = time.monotonic()
+        self._deadline = self._started + budget_s
+
+    def try_stored(self, cases: list[Case]) -> None:
+        """Try counterexamples that broke the promise before, up to the first that still does."""
+        for case in cases:
+            if self.best is None:
+                with contextlib.suppress(OutOfPromise):  # what was promised may have become less since
+                    finding = self._finding(case)
+                    self.best = (case, finding) if finding is not None else None
+
+    def draw(self, max_examples: int, seed: int) -> None:
+        """Draw up to ``max_examples`` cases and shrink the first that breaks the promise."""
+        import hypothesis
+        from hypothesis.errors import Flaky, Unsatisfiable
+
+        configured = hypothesis.settings(
+            max_examples=max_examples,
+            database=None,
+            deadline=None,
+            phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+            suppress_health_check=list(hypothesis.HealthCheck),
+            verbosity=hypothesis.Verbosity.quiet,
+            report_multiple_bugs=False,
+            print_blob=False,
+            backend=drawing.backend(),
+        )
+
+        @hypothesis.seed(seed)
+        @configured
+        @hypothesis.given(self.member.strategy(self.subject))
+        def trial(case: Case) -> None:
+            self._try(case)
+
+        try:
+            with drawing.storage():
+                trial()
+        except (_Falsified, _Enough, Unsatisfiable):
+            pass
+        except Flaky:
+            self.unstable = True
+
+    def _try(self, case: Case) -> None:
+        import hypothesis
+
+        if self.examples and time.monotonic() > self._deadline:
+            raise _Enough
+        try:
+            finding = self._finding(case)
+        except OutOfPromise:
+            hypothesis.reject()
+        if finding is None:
+            return
+        if self.best is None:
+            self._deadline = time.monotonic() + SHRINK_S
+        else:
+            self.shrinks += 1
+        if self.best is None or size(case) <= size(self.best[0]):
+            self.best = case, finding
+        raise _Falsified
+
+    def _finding(self, case: Case) -> Finding | None:
+        """Check one case; a refusal or an error of the engine where an answer was due breaks the promise."""
+        try:
+            finding = self.member.check(self.subject, case)
+        except Inapplicable as reason:
+            self.inapplicable = reason.what
+            raise _Enough from reason
+        except AprQaError as refusal:
+            finding = Finding(f"refused: {refusal.what}", "an answer")
+        except ENGINE_FAULTS as error:
+            finding = Finding(f"{type(error).__name__}: {error}"[:500], "an answer")
+        if self.best is None:
+            self.examples += 1
+        return finding
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was found as plain JSON values; raises Inapplicable if nothing could be tried."""
+        if self.inapplicable and self.best is None:
+            raise Inapplicable(self.inapplicable)
+        found: dict[str, Any] = {
+            "property": self.member.name,
+            "examples": self.examples,
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        if self.best is not None:
+            case, finding = self.best
+            found |= {
+                "counterexample": case,
+                "observed": finding.observed,
+                "expected": finding.expected,
+                "shrunk": self.shrinks > 0,
+                "unstable": self.unstable,
+            }
+        return found
+
+
+def size(case: Case) -> int:
+    """Return how large a case is: the length of its JSON."""
+    return len(json.dumps(case, ensure_ascii=False))
+
+
+def answer(subject: Subject, claim: Claim) -> dict[str, Any]:
+    """Return the facts of a claim of kind ``property``; raises Inapplicable.
+
+    ``claim.params``: ``property``, ``max_examples``, ``budget_s``, and ``examples``, which are tried first.
+    """
+    member = PROPERTIES.get(str(claim.params["property"]))
+    search = Search(subject, member, float(claim.params.get("budget_s", 10.0)))
+    try:
+        search.try_stored(list(claim.params.get("examples", ())))
+    except _Enough:
+        return search.facts()
+    wanted = int(claim.params.get("max_examples", 0))
+    if search.best is None and wanted:
+        search.draw(wanted, claim.seed)
+    return search.facts()
