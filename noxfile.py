@@ -52,3 +52,11 @@ def browser(session: nox.Session) -> None:
     """The HTML report in headless Chromium (Debian package ``chromium``)."""
     session.install(".[dev]", "websocket-client")
     session.run("pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """A hundred thousand mutated files through the readers; ``nox -s fuzz -- --cases N --seed S`` for others."""
+    session.install(".")
+    session.env["PYTHONPATH"] = "tests"
+    session.run("python", "-m", "fuzzing.campaign", *(session.posargs or ["--cases", "100000"]))

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from apr_qa import bundle, evidence, judge, ledger, plan, resources, runner
+from apr_qa import bundle, evidence, judge, ledger, plan, regressions, resources, runner
 from apr_qa import certificate as certificates
 from apr_qa.errors import EnvironmentFault
 from apr_qa.gates import GATES
@@ -65,6 +65,7 @@ def execute(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
     folder = folder_of(model, tier, settings)
     run = judged(collect(prepared, book, settings, folder, watcher))
     publish(run, folder)
+    regressions.keep(Path(settings.output) / model.slug, run.evidence)
     return run
 
 

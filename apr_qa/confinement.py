@@ -36,6 +36,7 @@ _SIGNS = (
     "failed to allocate",
     "unable to allocate",
     "out of memory",
+    "failed to map segment from shared object",
 )
 """How Python, C++, Rust, torch, the C library and ggml say that they got no memory."""
 

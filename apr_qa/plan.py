@@ -48,6 +48,12 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("G0-VALIDATE-003", "value_patterns", Severity.P0),
     ("G0-VALIDATE-004", "holes", Severity.P0),
     ("F-PROV-002", "origin", Severity.P2),
+    ("G0-TENSOR-002", "layer_names", Severity.P0),
+    ("G0-CONFIG-KEYS", "necessary_keys", Severity.P1),
+    ("G0-LAYOUT-002", "projections", Severity.P0),
+    ("G0-ROWS-001", "token_rows", Severity.P0),
+    ("G0-ROWS-002", "template_tokens", Severity.P1),
+    ("G0-VECTORS-001", "vectors", Severity.P1),
     ("F-SEC-PICKLE-001", "pickles", Severity.P0),
     ("F-SEC-PATH-001", "paths", Severity.P0),
     ("F-SEC-REMOTE-CODE-001", "remote_code", Severity.P1),
@@ -91,6 +97,8 @@ class Batch(Record, frozen=True):
     """What a conversion starts from, or what ``artifact`` is compared with."""
     endpoint: str = ""
     """Base URL of a server that somebody else runs."""
+    truth: Artifact | None = None
+    """The ground truth, where properties of what is loaded are about both."""
 
 
 def file_batch(model: str, artifact: Artifact, wave: int, expected: Mapping[str, int] | None = None) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from apr_qa import __version__, asking, baseline, clock, plan, workspace
+from apr_qa import __version__, asking, baseline, clock, plan, property_plan, regressions, workspace
 from apr_qa.backends import BACKENDS
 from apr_qa.errors import EngineMissing, ModelUnavailable
 from apr_qa.playbook import Playbook
@@ -206,7 +206,7 @@ def _batches(
         for device in book.backends:
             scenarios = _scenarios(model, book, missing, device, asked)
             batches += plan.inference_batches(missing, scenarios, wave=0, inapplicable=reason)
-    return batches
+    return property_plan.beside_truth(batches, stock, regressions.stored(Path(settings.output) / model.slug))
 
 
 def _comparisons(model: Model, stock: plan.Stock, tier: Tier) -> list[plan.Batch]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import weakref
+from pathlib import Path
 from typing import Any
 
 from apr_qa import drawing
 from apr_qa.errors import AprQaError, Inapplicable
 from apr_qa.properties import PROPERTIES, Case, Finding, OutOfPromise, Property, Subject
-from apr_qa.vocabulary import Claim
+from apr_qa.vocabulary import Artifact, Claim, Scenario
 
 SHRINK_S = 12.0
 """Seconds that a counterexample is made smaller for."""
@@ -24,6 +26,9 @@ ENGINE_FAULTS = (
     *(TypeError, ValueError),
 )
 """What an engine may raise that is no refusal of ours."""
+
+
+_SUBJECTS: weakref.WeakKeyDictionary[Any, Subject] = weakref.WeakKeyDictionary()
 
 
 class _Falsified(Exception):
@@ -145,6 +150,15 @@ class Search:
 def size(case: Case) -> int:
     """Return how large a case is: the length of its JSON."""
     return len(json.dumps(case, ensure_ascii=False))
+
+
+def answered(session: Any, scenario: Scenario, artifact: Artifact, truth: Artifact | None) -> dict[str, Any]:
+    """Return the facts of one scenario in a worker; files are opened once for all properties of a session."""
+    files = {}
+    if scenario.target.format != "endpoint":
+        files = {"artifact": Path(artifact.path), "truth": Path(truth.path) if truth is not None else None}
+    subject = _SUBJECTS.setdefault(session, Subject(session, scenario.target, **files))
+    return answer(subject, scenario.claim)
 
 
 def answer(subject: Subject, claim: Claim) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -192,6 +192,7 @@ class BatchRun:
             target=self._worker_target(),
             artifact=self.batch.artifact,
             source=self.batch.source,
+            truth=self.batch.truth,
             scenarios=tuple(scenarios),
             threads=self.threads,
             group_size=1 if suspects else 16,
@@ -228,7 +229,7 @@ class BatchRun:
     def _collect(self, child: processes.Child, scenarios: dict[str, Scenario]) -> None:
         self.group = []
         while True:
-            message = self._receive(child, self.limits.scenario_s)
+            message = self._receive(child, self._patience(scenarios))
             if message is None or message["event"] == "late":
                 self._blame(child, late=message is not None)
                 return
@@ -248,6 +249,11 @@ class BatchRun:
                     self._settle(scenarios[message["id"]], Outcome.CRASHED, reason)
                     return
                 self._settle(scenarios[message["id"]], Outcome(message["outcome"]), message["reason"])
+
+    def _patience(self, scenarios: Mapping[str, Scenario]) -> float:
+        """Return the seconds that the running group may take: a claim may ask for more than the run's limit."""
+        asked = [float(scenarios[i].claim.params.get("limit_s", 0)) for i in self.group if i in scenarios]
+        return max(self.limits.scenario_s, *asked, 0.0)
 
     def _receive(self, child: processes.Child, limit_s: float) -> dict[str, Any] | None:
         """Return the next message, None when the child ended or the line stopped, or an event ``late``."""
@@ -272,7 +278,8 @@ class BatchRun:
         scenario = next(other for other in self.pending if other.id == self.group[0])
         self.alone.discard(scenario.id)
         if late:
-            self._settle(scenario, Outcome.TIMEOUT, f"no answer within {self.limits.scenario_s:g} s")
+            limit = self._patience({scenario.id: scenario})
+            self._settle(scenario, Outcome.TIMEOUT, f"no answer within {limit:g} s")
         else:
             reason = f"the process died while answering: {child.exit_description()}"
             self._settle(scenario, Outcome.CRASHED, with_last_words(reason, child))

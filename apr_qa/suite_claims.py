@@ -217,7 +217,9 @@ def _command_measures(book: Playbook, target: Target) -> Iterator[Claim]:
 
 def _properties(book: Playbook, tier: Tier, target: Target) -> Iterator[Claim]:
     tests = book.property_tests
-    if isinstance(tests, PropertyTests) and tests.enabled:
+    if tests is None:
+        yield from property_claims(tier, target.modality)
+    elif isinstance(tests, PropertyTests) and tests.enabled:
         yield from property_claims(tier, target.modality, tests.names or None, tests.cases)
     named = {ADDED[gate] for gate in book.asked_gates if gate in ADDED and not gate.startswith("F-PERF")}
     if any(test.repeatable for test in _drawn_tests(book)):

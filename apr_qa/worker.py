@@ -24,12 +24,10 @@ from apr_qa import confinement
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import AprQaError, Inapplicable, UnsupportedArchitecture
 from apr_qa.guard import exit_with_parent
+from apr_qa.inference import faults
+from apr_qa.inference.faults import FAULT_VARIABLE
 from apr_qa.serving.endpoint import at_once
 from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Target
-
-FAULT_VARIABLE = "APR_QA_FAULT"
-"""``crash:TEXT`` or ``hang:TEXT``: die or hang when a question contains TEXT. For drills and tests."""
-
 
 PAIRED = {
     "conversion": "apr_qa.conversion.claim:Conversion",
@@ -51,6 +49,8 @@ class Job(Record, frozen=True):
     endpoint: str = ""
     source: Artifact | None = None
     """What a conversion starts from, or what ``artifact`` is compared with."""
+    truth: Artifact | None = None
+    """The ground truth, where properties of what is loaded are about both."""
 
 
 class Channel:
@@ -97,7 +97,7 @@ def main() -> None:
     for group in _groups(job):
         channel.say("started", ids=[scenario.id for scenario in group])
         _inject_fault(group)
-        for message in _answers(session, group, job.artifact):
+        for message in _answers(session, group, job.artifact, job.truth):
             channel.say(message.pop("event"), **message)
     session.close()
     channel.say("done", peak_memory_mb=_peak_memory_mb())
@@ -114,9 +114,9 @@ def _load(job: Job) -> Any:
     """Return what answers the claims: an engine's session, or what looks at two files at once."""
     if job.source is not None:
         return pkgutil.resolve_name(PAIRED[job.target.engine])(job.source, job.artifact)
-    return BACKENDS.get(job.target.engine).load(
-        job.target, Path(job.artifact.path), threads=job.threads, endpoint=job.endpoint
-    )
+    engine = BACKENDS.get(job.target.engine)
+    path = Path(job.artifact.path)
+    return faults.played(engine.load(job.target, path, threads=job.threads, endpoint=job.endpoint))
 
 
 def _read_line() -> bytes:
@@ -174,16 +174,18 @@ def _inject_fault(group: Sequence[Scenario]) -> None:
             time.sleep(3600)
 
 
-def _answers(session: Session, group: Sequence[Scenario], artifact: Artifact) -> Iterator[dict[str, Any]]:
+def _answers(
+    session: Session, group: Sequence[Scenario], artifact: Artifact, truth: Artifact | None
+) -> Iterator[dict[str, Any]]:
     try:
-        responses = _respond(session, group, artifact)
+        responses = _respond(session, group, artifact, truth)
     except (AprQaError, MemoryError) as refusal:
         if len(group) == 1:
             yield _failure(group[0], _outcome(refusal), _reason(refusal))
             return
         # One member that the engine refuses must not take the others with it.
         for scenario in group:
-            yield from _answers(session, [scenario], artifact)
+            yield from _answers(session, [scenario], artifact, truth)
         return
     for scenario, response in zip(group, responses, strict=True):
         if response.finish_reason == "error":
@@ -196,7 +198,9 @@ def _failure(scenario: Scenario, outcome: Outcome, reason: str) -> dict[str, Any
     return {"event": "failed", "id": scenario.id, "outcome": outcome, "reason": reason}
 
 
-def _respond(session: Session, group: Sequence[Scenario], artifact: Artifact) -> list[Response]:
+def _respond(
+    session: Session, group: Sequence[Scenario], artifact: Artifact, truth: Artifact | None
+) -> list[Response]:
     kind = group[0].claim.kind
     if kind == "generate":
         return session.generate([_request(scenario, scenario.claim.prompt) for scenario in group])
@@ -204,6 +208,9 @@ def _respond(session: Session, group: Sequence[Scenario], artifact: Artifact) ->
         return _converse(session, group)
     claim = group[0].claim
     started = time.perf_counter()
+    if kind == "property":
+        facts = pkgutil.resolve_name("apr_qa.property_search:answered")(session, group[0], artifact, truth)
+        return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
     if kind == "measure":
         facts = pkgutil.resolve_name("apr_qa.measuring:measured")(session, group[0], artifact)
         return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]

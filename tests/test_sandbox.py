@@ -186,7 +186,10 @@ def test_a_closed_sandbox_leaves_no_process_and_no_folder() -> None:
     ("program", "test"),
     [
         ("def f(x):\n    return x / 3", "assert abs(f(1) - 0.3333) < 1e-3"),
-        ("def f(x):\n    return [x, (x,), {x}, {'a': x}, b'x', 1j]", "assert f(1) == [1, (1,), {1}, {'a': 1}, b'x', 1j]"),
+        (
+            "def f(x):\n    return [x, (x,), {x}, {'a': x}, b'x', 1j]",
+            "assert f(1) == [1, (1,), {1}, {'a': 1}, b'x', 1j]",
+        ),
         ("def f(x):\n    return 7 ** x", "assert f(5000) == 7 ** 5000"),
         ("def f():\n    return float('nan')", "value = f()\nassert value != value"),
         ("def f(x):\n    return x in 'abc'", "assert f('a') and not f('z')\nassert isinstance(f('a'), bool)"),
@@ -194,7 +197,8 @@ def test_a_closed_sandbox_leaves_no_process_and_no_folder() -> None:
         ("def f(x):\n    x.update(b=2)", "x = {'a': 1}\nassert f(x) is None\nassert x == {'a': 1, 'b': 2}"),
         ("def f(n):\n    yield from range(n)", "assert list(f(3)) == [0, 1, 2]\nassert sum(f(4)) == 6"),
         (
-            "class P:\n    def __init__(self, a):\n        self.a = a\n    def twice(self):\n        return self.a * 2\n"
+            "class P:\n    def __init__(self, a):\n        self.a = a\n"
+            "    def twice(self):\n        return self.a * 2\n"
             "def f(ps):\n    return max(p.a for p in ps)",
             "assert f([P(3), P(5)]) == 5\nassert P(4).twice() == 8 and P(4).a == 4",
         ),
@@ -202,7 +206,10 @@ def test_a_closed_sandbox_leaves_no_process_and_no_folder() -> None:
             "def f(x):\n    raise ValueError('no')",
             "try:\n    f(1)\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'no'",
         ),
-        ("from collections import Counter\ndef f(x):\n    return Counter(x)", "assert f('aab') == {'a': 2, 'b': 1}"),
+        (
+            "from collections import Counter\ndef f(x):\n    return Counter(x)",
+            "assert f('aab') == {'a': 2, 'b': 1}",
+        ),
         ("from collections import namedtuple\nf = namedtuple('f', 'a b')", "assert f(1, 2) == (1, 2)"),
         ("def f(x):\n    return '\\ud800' + x", "assert f('a') == '\\ud800a'"),
         ("if __name__ == '__main__':\n    raise SystemExit\ndef f():\n    return 1", "assert f() == 1"),
@@ -237,7 +244,9 @@ def test_a_verdict_says_why(whole: Sandbox, program: str, test: str, outcome: st
 
 
 def test_a_test_may_use_the_trusted_definitions_but_not_replace_the_program_by_them(whole: Sandbox) -> None:
-    helpers = "import math\n\ndef poly(xs, x):\n    return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n"
+    helpers = (
+        "import math\n\ndef poly(xs, x):\n    return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n"
+    )
     lying = "def poly(xs, x):\n    return 0.0\n\ndef root(xs):\n    return 42.0\n"
     honest = "def root(xs):\n    return -xs[0] / xs[1]\n"
     test = "assert math.fabs(poly([1, 2], root([1, 2]))) < 1e-4"
@@ -288,10 +297,11 @@ def test_a_value_arrives_as_it_was_sent(value: Any) -> None:
     assert type(back) is type(value)
 
 
+TAGS = ("int", "float", "range", "dict", "set", "Fraction", "timedelta", "object")
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(),
     lambda inner: st.lists(inner)
-    | st.tuples(st.sampled_from(["int", "float", "range", "dict", "set", "Fraction", "timedelta", "object"]), inner).map(list),
+    | st.tuples(st.sampled_from(TAGS), inner).map(list),
 )  # fmt: skip
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import make_llama, make_qwen2, make_qwen3
+from tiny_models import make_llama, make_qwen2, make_qwen3, tensors_of, write_safetensors
 
 from apr_qa import workspace
+from apr_qa.containers.file_access import MappedFiles
+from apr_qa.conversion.convert import convert
 from apr_qa.conversion.failures import (
     CLASSES,
     ConfigContradicted,
@@ -96,7 +100,9 @@ def test_a_healthy_model_survives_every_trip(
         assert judgement.outcome is Outcome.CORROBORATED, f"{one.gate_id}: {judgement.reason}"
 
 
-@pytest.mark.parametrize("name", ["llama-untied-gqa8x2", "qwen2-tied-bias", "qwen3-qknorm", "llama-ropescaled-long"])
+@pytest.mark.parametrize(
+    "name", ["llama-untied-gqa8x2", "qwen2-tied-bias", "qwen3-qknorm", "llama-ropescaled-long"]
+)
 def test_trained_models_survive_every_trip(name: str, opened: Begin) -> None:
     trips = opened(FIXTURES / name)
     for one in (*claims("apr", Tier.STANDARD), *claims("apr", Tier.MVP)):
@@ -108,9 +114,9 @@ def test_trained_models_survive_every_trip(name: str, opened: Begin) -> None:
 def test_a_gguf_file_survives_every_trip_that_begins_with_it(
     quantization: str, tmp_path: Path, opened: Begin
 ) -> None:
-    from apr_qa.conversion.convert import convert
-
-    source = FORMATS.get("safetensors").open(make_llama(tmp_path / "model", hidden_size=256, intermediate_size=256))
+    source = FORMATS.get("safetensors").open(
+        make_llama(tmp_path / "model", hidden_size=256, intermediate_size=256)
+    )
     path = convert(source, "gguf", tmp_path / "model.gguf", quantization=quantization)
     trips = opened(path)
     for one in claims("gguf", Tier.STANDARD):
@@ -147,8 +153,6 @@ def test_an_architecture_that_does_not_convert_is_refused_with_the_converters_re
 def test_a_full_disk_is_no_fault_of_the_model(
     tmp_path: Path, opened: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     full = type("Usage", (), {"free": 0})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     with pytest.raises(Inapplicable, match="MiB"):
@@ -248,7 +252,9 @@ def renamed(model: OpenModel, name: str, **changes: Any) -> OpenModel:
     return dataclasses.replace(model, tensors=tensors)  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize("gate_id", ["F-CONV-CARD-001", "F-CONV-NAME-001", "F-CONV-TNAME-001", "F-CONV-RT-002"])
+@pytest.mark.parametrize(
+    "gate_id", ["F-CONV-CARD-001", "F-CONV-NAME-001", "F-CONV-TNAME-001", "F-CONV-RT-002"]
+)
 def test_a_tensor_that_got_lost_on_the_way_is_missed(gate_id: str, tmp_path: Path, opened: Begin) -> None:
     trips = opened(make_llama(tmp_path / "model"))
     trips.facts("trip", {"path": "SAGS"})
@@ -266,10 +272,6 @@ def test_a_gguf_tensor_under_a_name_of_our_own_is_found(tmp_path: Path, opened: 
 
 def test_a_tied_head_counts_once_whether_it_is_stored_or_not(tmp_path: Path, opened: Begin) -> None:
     source = make_qwen2(tmp_path / "model")
-    from tiny_models import tensors_of, write_safetensors
-
-    import json
-
     config = json.loads((source / "config.json").read_text())
     tensors = tensors_of(config)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
@@ -287,24 +289,20 @@ def test_other_bytes_break_the_comparison_of_payloads(tmp_path: Path, opened: Be
     info = trips.make("SAGA").tensors["model.norm.weight"]
     content[info.offset] ^= 1
     path.write_bytes(content)
-    trips._made["SAGA"] = FORMATS.get("safetensors" if path.is_dir() else "apr").open(path) if False else _reopened(
-        trips.make("SAGA")
-    )
+    trips._made["SAGA"] = _reopened(trips.make("SAGA"))
     judgement = judged(trips, claim("F-CONV-RT-BYTE-001"))
     assert judgement.outcome is Outcome.FALSIFIED and "model.norm.weight" in judgement.reason
 
 
 def _reopened(model: OpenModel) -> OpenModel:
     """Return the same header over a fresh map: the checksum in the footer no longer holds, on purpose."""
-    from apr_qa.containers.file_access import MappedFiles
-
     return dataclasses.replace(model, _maps=MappedFiles())  # type: ignore[type-var]
 
 
 def test_a_converter_that_writes_the_time_into_its_files_is_not_idempotent(
     tmp_path: Path, opened: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, count = session.convert, iter(range(100))
+    real, count = convert, iter(range(100))
 
     def stamped(source: OpenModel, format: str, destination: Path, **rest: Any) -> Path:
         return real(source, format, destination, **{**rest, "source_sha256": f"{next(count):064}"})
@@ -320,7 +318,7 @@ def test_a_second_rounding_on_the_way_is_more_than_half_precision_costs(
     trips = opened(make_llama(tmp_path / "model"))
     one = claim("F-CONV-013")
     assert judged(trips, one).outcome is Outcome.CORROBORATED
-    real = session.convert
+    real = convert
 
     def rough(source: OpenModel, format: str, destination: Path, **rest: Any) -> Path:
         kind = "bf16" if format == "gguf" else rest["quantization"]
@@ -367,10 +365,6 @@ def outcomes(trips: Trips) -> dict[str, Outcome]:
 
 
 def test_a_model_without_one_of_its_tensors_fails_over_names_alone(tmp_path: Path, opened: Begin) -> None:
-    from tiny_models import tensors_of, write_safetensors
-
-    import json
-
     source = make_llama(tmp_path / "model")
     tensors = tensors_of(json.loads((source / "config.json").read_text()))
     del tensors["model.layers.0.self_attn.q_proj.weight"]

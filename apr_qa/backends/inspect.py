@@ -196,7 +196,8 @@ class Inspection(Mute):
 
     def finite(self) -> dict[str, Any]:
         found = [{"name": name, "count": count} for name, count in self._scan.nonfinite[:_SHOWN]]
-        return {"nonfinite": found, "scanned": self._scan.values}
+        extreme = [{"name": name, "value": f"{value:.3g}"} for name, value in self._scan.extreme[:_SHOWN]]
+        return {"nonfinite": found, "extreme": extreme, "scanned": self._scan.values}
 
     def dead(self) -> dict[str, Any]:
         return {

@@ -154,7 +154,7 @@ def _window(raw: Mapping[str, Any]) -> Any:
 
 
 def _from_metadata(model: OpenModel) -> dict[str, Any]:
-    prefix = f"{model.architecture}."
+    prefix = f"{model.metadata.get('general.architecture', model.architecture)}."
     found = {
         field: model.metadata[prefix + key]
         for field, key in _GGUF_METADATA.items()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BUCKETS = ((0, 31), (32, 127), (128, 511), (512, None))
 """Position ranges, ends included: rotary and window defects grow with the position."""
+BUCKET_NAMES = tuple(f"{first}-{last}" if last is not None else f"{first}+" for first, last in BUCKETS)
 
 
 def divergence(
@@ -114,10 +115,9 @@ def _buckets(
     kl: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], where: npt.NDArray[Any]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for first, last in BUCKETS:
+    for name, (first, last) in zip(BUCKET_NAMES, BUCKETS, strict=True):
         inside = (where >= first) & ((where <= last) if last is not None else True)
         if inside.any():
-            name = f"{first}-{last}" if last is not None else f"{first}+"
             found[name] = {"tokens": int(inside.sum()), **_summary(kl[inside], same[inside])}
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apr_qa.comparison.divergence import BUCKET_NAMES
 from apr_qa.errors import InferenceFailed
 
 MULTIPLE = 3.0
@@ -106,7 +107,7 @@ def noise_budget(quantization: str) -> dict[str, Any]:
         **dict.fromkeys(("kl_mean", "kl_p99", "kl_max", "logit_difference", "lead_change"), 0.0),
         **{"top1": 1.0, "tokens": 30},
     }
-    return budget(quantization, perfect)
+    return budget(quantization, {**perfect, "buckets": {name: {"kl_mean": 0.0} for name in BUCKET_NAMES}})
 
 
 def combined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -247,7 +247,8 @@ class _Pair:
 
         if not self.rows:
             return []
-        zero = np.flatnonzero(~self.artifact.any(axis=1))
+        with np.errstate(invalid="ignore"):  # a signalling NaN is no zero either
+            zero = np.flatnonzero(~self.artifact.any(axis=1))
         alive = self.truth.alive(zero)
         return [int(row) for row in zero[alive]]
 

@@ -15,6 +15,7 @@ from apr_qa.containers.gguf_vocabulary import (
     tokenizer_config_from_gguf,
 )
 from apr_qa.containers.model_folder import default_template
+from apr_qa.containers.tokenizer_shape import check_tokenizer
 from apr_qa.conversion.pretokenizers import name_of
 from apr_qa.conversion.tokenizer_rules import tokenizer_from_gguf
 from apr_qa.errors import MalformedFile, UnsupportedArchitecture
@@ -56,7 +57,8 @@ def read_tokenizer(metadata: Mapping[str, Any], architecture: str, where: str) -
         template = metadata.get("tokenizer.chat_template", settings.get("chat_template"))
     template = default_template(template, where)
     if metadata.get(HF_TOKENIZER) is not None:
-        return EmbeddedTokenizer(metadata[HF_TOKENIZER], settings, template)
+        whole = check_tokenizer(metadata[HF_TOKENIZER], f"{where}: {HF_TOKENIZER}")
+        return EmbeddedTokenizer(whole, settings, template)
     if not (metadata.get(VOCABULARY) and metadata.get(MERGES)):
         return EmbeddedTokenizer(None, settings, template, problems=("no tokenizer is embedded",))
     if len(set(metadata[VOCABULARY])) != len(metadata[VOCABULARY]):

@@ -51,6 +51,9 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> GgufVocabulary | None:
     tokens = keys.pop("tokens", None)
     if tokens is None:
         return None
+    wrong = [key for key, value in keys.items() if key.endswith("_token_id") and type(value) is not int]
+    if wrong:
+        raise MalformedFile(f"{PREFIX}{wrong[0]} is {str(keys[wrong[0]])[:80]!r}, no token id")
     if not isinstance(tokens, list):
         raise MalformedFile("tokenizer.ggml.tokens is not an array of strings")
     types = _numbers(keys.pop("token_type", None), len(tokens), "token_type") or [NORMAL] * len(tokens)

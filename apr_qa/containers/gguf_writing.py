@@ -38,7 +38,7 @@ def write_gguf(path: Path, content: ModelContent) -> None:
 
     architecture = architectures.require(content.config)
     stored = [_Stored.of(name, content) for name in content.names]
-    writer = GGUFWriter(None, architecture.name)
+    writer = GGUFWriter(None, architecture.stored_name)
     _add_keys(writer, _metadata(path.stem, content, stored))
     for tensor in stored:
         tensor.announce(writer)

@@ -9,6 +9,7 @@ from typing import Any
 from apr_qa.containers.byte_layout import FLOAT_NAMES
 from apr_qa.containers.file_access import file_size, open_binary, require_inside
 from apr_qa.containers.strict_json import dump_bytes, read_object
+from apr_qa.containers.tokenizer_shape import check_tokenizer
 from apr_qa.errors import MalformedFile
 from apr_qa.formats import ModelContent
 
@@ -48,7 +49,7 @@ def read_companions(folder: Path) -> Companions:
     return Companions(
         files=files,
         config=parsed.get(CONFIG, {}),
-        tokenizer=parsed.get(TOKENIZER),
+        tokenizer=check_tokenizer(parsed.get(TOKENIZER), TOKENIZER),
         tokenizer_config=tokenizer_config,
         generation_config=parsed.get(GENERATION_CONFIG, {}),
         chat_template=_template(found, tokenizer_config, parsed.get(TEMPLATE_JSON, {})),

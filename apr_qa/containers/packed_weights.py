@@ -133,6 +133,7 @@ class Unpacked:
     def __init__(self, model: OpenModel, packed: Mapping[str, Packed]) -> None:
         self.stored = model
         """The model as the file has it."""
+        self.config = {key: value for key, value in model.config.items() if key != "quantization_config"}
         self.packed = {name: one for name, one in packed.items() if not one.missing and one.shape}
         hidden = {stored for one in self.packed.values() for stored in one.parts.values()}
         self.tensors = {name: info for name, info in model.tensors.items() if name not in hidden}

@@ -59,6 +59,8 @@ _KEYS = {
     "head_dim": "attention.key_length",
     "vocab_size": "vocab_size",
 }
+MODEL_TYPE = "apr_qa.model_type"
+"""GGUF key that tells apart what shares a ``general.architecture``."""
 MAX_LAYERS = 4096
 """More than any model has; a bound for what is built from the number."""
 _REQUIRED = (
@@ -70,18 +72,26 @@ _REQUIRED = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture that the built-in converter knows; ``name`` is the same in both worlds."""
+    """One architecture that the built-in converter knows under its Hugging Face ``model_type``."""
 
     name: str
     model_class: str
+    gguf_name: str = ""
+    """``general.architecture``, where that is another word."""
     interleaved: bool = False
     """GGUF holds q and k rows in pair order."""
     qkv_bias: bool = False
     qk_norm: bool = False
 
+    @property
+    def stored_name(self) -> str:
+        """``general.architecture`` and the prefix of its keys."""
+        return self.gguf_name or self.name
+
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", "LlamaForCausalLM", interleaved=True),
+    "mistral": Architecture("mistral", "MistralForCausalLM", gguf_name="llama", interleaved=True),
     "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", qkv_bias=True),
     "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", qk_norm=True),
 }
@@ -220,7 +230,14 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def metadata_from_config(config: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """Return the GGUF keys (with the architecture prefix) that say what ``config`` says."""
+    """Return the GGUF keys (with the architecture prefix) that say what ``config`` says.
+
+    Raises UnsupportedArchitecture for a sliding window: llama.cpp reads none for these architectures and
+    attends to everything, which costs a model with a window of 32 some 4 nats a token beyond it.
+    """
+    window = config.get("sliding_window") if config.get("model_type") == "mistral" else None
+    if window is not None and window < config["max_position_embeddings"]:
+        raise UnsupportedArchitecture(f"llama.cpp ignores the sliding window of {window} positions", fix=WAY_OUT)
     rope, width = rope_of(config), head_dim(config)
     values = {**config, "head_dim": width}
     values["num_key_value_heads"] = config.get("num_key_value_heads") or config["num_attention_heads"]
@@ -232,7 +249,9 @@ def metadata_from_config(config: Mapping[str, Any]) -> dict[str, int | float | s
     if rope["rope_type"] == "yarn":
         original = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
         keys["rope.scaling.original_context_length"] = int(original)
-    return {f"{config['model_type']}.{key}": value for key, value in keys.items()}
+    architecture = ARCHITECTURES[str(config["model_type"])]
+    found = {f"{architecture.stored_name}.{key}": value for key, value in keys.items()}
+    return found | ({MODEL_TYPE: architecture.name} if architecture.gguf_name else {})
 
 
 def config_from_metadata(
@@ -248,14 +267,20 @@ def config_from_metadata(
     stored_keys["sliding_window"] = f"{name}.attention.sliding_window"
     for key, what in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         stored_keys[f"{key}_token_id"] = f"tokenizer.ggml.{what}_token_id"
-    config: dict[str, Any] = {"model_type": name}
+    config: dict[str, Any] = {"model_type": _model_type(name, metadata)}
     config |= {key: _checked(stored, metadata) for key, stored in stored_keys.items() if stored in metadata}
     if EMBEDDING in shapes:
         config["vocab_size"] = shapes[EMBEDDING][0]
     config["tie_word_embeddings"] = HEAD not in shapes
-    if name in ARCHITECTURES:
+    if config["model_type"] in ARCHITECTURES:
         _complete(config, metadata, shapes, factors)
     return config
+
+
+def _model_type(name: str, metadata: Mapping[str, Any]) -> str:
+    """Return the Hugging Face name of an architecture; of several, the one that the file was made from."""
+    stated = ARCHITECTURES.get(str(metadata.get(MODEL_TYPE)))
+    return stated.name if stated is not None and stated.stored_name == name else name
 
 
 def _checked(key: str, metadata: Mapping[str, Any]) -> Any:
@@ -277,19 +302,22 @@ def _complete(
     shapes: Mapping[str, tuple[int, ...]],
     factors: Sequence[float] | None,
 ) -> None:
-    name = config["model_type"]
+    architecture = ARCHITECTURES[config["model_type"]]
+    name = architecture.stored_name
     missing = [f"{name}.{_KEYS[key]}" for key in _REQUIRED if key not in config]
     if missing:
         raise MalformedFile(f"required metadata keys are missing: {', '.join(missing)}")
-    config["architectures"] = [ARCHITECTURES[name].model_class]
+    config["architectures"] = [architecture.model_class]
     config["hidden_act"] = "silu"
     theta = plain_number(metadata.get(f"{name}.rope.freq_base", 10000.0))
     if not (isinstance(theta, float) and 0 < theta < float("inf")):
         raise MalformedFile(f"the metadata key '{name}.rope.freq_base' has the impossible value {theta!r}")
     config["rope_theta"] = theta
-    if name != "qwen2":
+    if architecture.name not in ("qwen2", "mistral"):
         config["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in shapes
-    if name == "llama":
+    if architecture.name == "mistral":
+        config.setdefault("sliding_window", None)
+    if architecture.name == "llama":
         config["mlp_bias"] = "model.layers.0.mlp.gate_proj.bias" in shapes
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
     if "head_dim" not in config and f"{name}.rope.dimension_count" in metadata:

@@ -40,6 +40,14 @@ class Sampling(Record, frozen=True):
             )
 
 
+class Way(Record, frozen=True):
+    """How a task is asked and what is reported of it; scores of different ways are never mixed."""
+
+    sampling: Sampling
+    strategy: str = "standard"
+    ks: tuple[int, ...] = (1,)
+
+
 class Sample(Record, frozen=True):
     """One answer and what became of it."""
 
@@ -52,33 +60,31 @@ class Sample(Record, frozen=True):
 def evaluate(
     subject: Subject,
     data: Dataset,
-    sampling: Sampling,
-    strategy: str,
-    ks: Sequence[int],
+    way: Way,
     sandbox: Sandbox,
     happened: Callable[[Evidence], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Return the result of one task as JSON-ready values; ``mode`` says whether inference took place at all."""
     chat = subject.has_template
-    if not chat and strategy not in prompting.CONTINUED:
+    sampling = way.sampling
+    if not chat and way.strategy not in prompting.CONTINUED:
         raise UsageError(
-            f"strategy {strategy} needs a model with a chat template, and {subject.model.id} has none",
+            f"strategy {way.strategy} asks in a chat, and {subject.model.id} has no template for one",
             fix=f"use one of {', '.join(prompting.CONTINUED)}",
         )
     asked = [(problem, number) for problem in data.problems for number in range(sampling.samples)]
-    claims = [_claim(problem, number, sampling, strategy, chat=chat) for problem, number in asked]
+    claims = [_claim(problem, number, way, chat=chat) for problem, number in asked]
     # Half a second a token and a minute besides, for each of the questions that are answered together.
     limit_s = GROUP * (sampling.max_tokens / 2 + 60)
     entries = Answers(subject, happened).to(claims, modality="chat" if chat else "run", limit_s=limit_s)
     answered = any(entry.response is not None for entry in entries)
     samples = _tried([problem for problem, _ in asked], entries, sandbox, chat=chat) if answered else []
-    return {
-        **_circumstances(subject, data, sampling, strategy, sandbox, chat=chat),
-        **(_counted(data.problems, samples, sampling, ks) if answered else _failed(data.problems, entries, ks)),
-    }
+    result = _counted(data.problems, samples, way) if answered else _failed(data.problems, entries, way)
+    return {**_circumstances(subject, data, way, sandbox, chat=chat), **result}
 
 
-def _claim(problem: Problem, number: int, sampling: Sampling, strategy: str, *, chat: bool) -> Claim:
+def _claim(problem: Problem, number: int, way: Way, *, chat: bool) -> Claim:
+    sampling = way.sampling
     params: dict[str, Any] = {"problem": problem.task_id, "sample": number}
     params |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
     if not chat:
@@ -86,8 +92,8 @@ def _claim(problem: Problem, number: int, sampling: Sampling, strategy: str, *, 
     return Claim(
         gate_id="F-EVAL-CODE",
         kind="chat" if chat else "generate",
-        prompt="" if chat else prompting.opening(problem, strategy),
-        messages=(prompting.question(problem, strategy),) if chat else (),
+        prompt="" if chat else prompting.opening(problem, way.strategy),
+        messages=(prompting.question(problem, way.strategy),) if chat else (),
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         seed=int(digest(sampling.seed, problem.task_id, number)[:7], 16),
@@ -121,20 +127,22 @@ def _sample(program: str, verdict: Verdict) -> Sample:
     return Sample(program=program, outcome=verdict.outcome, reason=verdict.reason)
 
 
-def _counted(
-    problems: Sequence[Problem], samples: Sequence[Sample], sampling: Sampling, ks: Sequence[int]
-) -> dict[str, Any]:
+def _counted(problems: Sequence[Problem], samples: Sequence[Sample], way: Way) -> dict[str, Any]:
     counts = Counter(sample.outcome for sample in samples)
     counts["completed"] = sum(sample.program is not None for sample in samples)
     errors = [sample.reason for sample in samples if sample.program is None]
-    n = sampling.samples
+    n = way.sampling.samples
     own = [samples[begin : begin + n] for begin in range(0, len(samples), n)]
     passes = [sum(sample.outcome == "passed" for sample in group) for group in own]
     return {
         "mode": "inference",
         "inference_error": errors[0] if errors else None,
-        "totals": {"problems": len(problems), "samples": len(samples), **{name: counts[name] for name in COUNTERS}},
-        "pass_at_k": mean_pass_at_k([(n, c) for c in passes], ks),
+        "totals": {
+            "problems": len(problems),
+            "samples": len(samples),
+            **{name: counts[name] for name in COUNTERS},
+        },
+        "pass_at_k": mean_pass_at_k([(n, c) for c in passes], way.ks),
         "problems": [
             _row(problem, group, c) for problem, group, c in zip(problems, own, passes, strict=True)
         ],
@@ -148,18 +156,19 @@ def _row(problem: Problem, group: Sequence[Sample], passes: int) -> dict[str, An
         "passed": passes,
         "inference_errors": sum(sample.program is None for sample in group),
         "samples": [
-            {"outcome": sample.outcome, "reason": sample.reason, "program": sample.program} for sample in group
+            {"outcome": sample.outcome, "reason": sample.reason, "program": sample.program}
+            for sample in group
         ],
     }
 
 
-def _failed(problems: Sequence[Problem], entries: Sequence[Evidence], ks: Sequence[int]) -> dict[str, Any]:
+def _failed(problems: Sequence[Problem], entries: Sequence[Evidence], way: Way) -> dict[str, Any]:
     """Return the result of a task in which no question was answered: nothing of it is a number but 0."""
     return {
         "mode": "inference_failed",
         "inference_error": entries[0].reason,
         "totals": {"problems": 0, "samples": 0, **dict.fromkeys(COUNTERS, 0)},
-        "pass_at_k": {str(k): 0.0 for k in sorted(set(ks))},
+        "pass_at_k": {str(k): 0.0 for k in sorted(set(way.ks))},
         "problems": [
             {"task_id": problem.task_id, "n": 0, "passed": 0, "inference_errors": 0, "samples": []}
             for problem in problems
@@ -168,7 +177,7 @@ def _failed(problems: Sequence[Problem], entries: Sequence[Evidence], ks: Sequen
 
 
 def _circumstances(
-    subject: Subject, data: Dataset, sampling: Sampling, strategy: str, sandbox: Sandbox, *, chat: bool
+    subject: Subject, data: Dataset, way: Way, sandbox: Sandbox, *, chat: bool
 ) -> dict[str, Any]:
     standing = sandbox.isolation
     return {
@@ -177,9 +186,9 @@ def _circumstances(
         "task": data.name,
         "data_sha256": data.sha256,
         "model": subject.to_json(),
-        "strategy": strategy,
+        "strategy": way.strategy,
         "prompting": "chat" if chat else "completion",
-        "sampling": {name: getattr(sampling, name) for name in Sampling.__struct_fields__},
+        "sampling": {name: getattr(way.sampling, name) for name in Sampling.__struct_fields__},
         "sandbox": {
             "limits": {
                 name: getattr(sandbox.limits, name) for name in ("wall_s", "cpu_s", "memory_mb", "disk_mb")

@@ -1,8 +1,8 @@
 """Decontamination: which documents of a training set share word n-grams with a benchmark.
 
 Overlap of a document = its distinct n-grams that the benchmark has too / its distinct n-grams; a document is
-contaminated at ``threshold`` or above, and so is one that holds a whole benchmark text. A text shorter than n words is one
-n-gram. The corpus rate is contaminated documents / documents.
+contaminated at ``threshold`` or above, and so is one that holds a whole benchmark text. A text shorter than n
+words is one n-gram. The corpus rate is contaminated documents / documents.
 """
 
 from __future__ import annotations
@@ -103,7 +103,11 @@ def compare(
 
 
 def _pairs(
-    name: str, own: frozenset[Gram], shared: Sequence[Gram], index: Mapping[Gram, list[str]], sizes: Mapping[str, int]
+    name: str,
+    own: frozenset[Gram],
+    shared: Sequence[Gram],
+    index: Mapping[Gram, list[str]],
+    sizes: Mapping[str, int],
 ) -> list[Pair]:
     counts = Counter(other for gram in shared for other in index[gram])
     examples = {other: gram for gram in sorted(shared, reverse=True) for other in index[gram]}

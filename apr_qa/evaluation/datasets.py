@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
 
 def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import parquet
+        parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise EngineMissing(
             "reading parquet needs pyarrow", where=str(file), fix="pip install pyarrow, or give a .jsonl file"
@@ -139,7 +140,9 @@ def _download(repository: str, pattern: str, folder: Path) -> tuple[Path | None,
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    transport = HfHubHTTPError.__bases__[0]  # of whatever HTTP library this release is built on
+    transport: type[BaseException] = HfHubHTTPError.__bases__[
+        0
+    ]  # of whatever HTTP library this release is built on
     try:
         snapshot = snapshot_download(
             repository,

@@ -101,6 +101,11 @@ def values_are_finite(facts: Facts) -> Judgement:
         return falsified(
             f"{len(facts['nonfinite'])} tensors hold NaN or infinity; first: {first['name']} ({first['count']} values)"
         )
+    if facts.get("extreme"):
+        first = facts["extreme"][0]
+        return falsified(
+            f"{len(facts['extreme'])} tensors hold absurdly large values; first: {first['name']} ({first['value']})"
+        )
     if not facts["scanned"]:
         return inconclusive("no value was scanned")
     return corroborated(f"{facts['scanned']} values scanned, all finite")
@@ -244,9 +249,9 @@ _g0(
 )
 _g0(
     "G0-VALIDATE-001",
-    "All stored values are finite",
+    "All stored values are finite and of a size that weights have",
     "scan of every value of every floating-point tensor, block scales of quantised ones included",
-    "0 NaN, 0 infinities",
+    "0 NaN, 0 infinities; magnitude at most 1e6 (3e4 in half precision)",
     check=values_are_finite,
     corroborates={"nonfinite": [], "scanned": 134_000_000},
     falsifies={"nonfinite": [{"name": "model.norm.weight", "count": 1}], "scanned": 134_000_000},

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from apr_qa.containers.packed_weights import Unpacked, unpacked
 from apr_qa.errors import EngineMissing, InferenceFailed
 from apr_qa.formats import OpenModel
 
@@ -62,8 +63,10 @@ def load_model(opened: OpenModel, device: str) -> Any:
     """Return the model in evaluation mode on ``device``; InferenceFailed names weights that do not fit."""
     import transformers
 
+    # GPTQ, FP8 and bitsandbytes need packages of their own, most of them a GPU: their values are decoded here.
+    opened = unpacked(opened)
     dtype = _dtype(opened, device)
-    if not _is_directory_export(opened):
+    if isinstance(opened, Unpacked) or not _is_directory_export(opened):
         return _model_of_state_dict(opened, dtype).to(device)
     # Typed as Any: the annotations of transformers do not know what output_loading_info returns.
     builder: Any = transformers.AutoModelForCausalLM

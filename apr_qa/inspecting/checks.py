@@ -9,8 +9,10 @@ from apr_qa.formats import OpenModel
 from apr_qa.inspecting import (
     block_scales,
     folder_scan,
+    living_weights,
     packed_scan,
     special_tokens,
+    structure,
     template_scan,
     text_scan,
     value_patterns,
@@ -47,4 +49,10 @@ CHECKS: Mapping[str, Callable[[OpenModel], dict[str, Any]]] = {
     "texts": text_scan.texts,
     "special_words": text_scan.special_words,
     "growth": text_scan.growth,
+    "layer_names": structure.names,
+    "necessary_keys": structure.keys,
+    "projections": structure.shapes,
+    "token_rows": living_weights.rows,
+    "template_tokens": living_weights.template_tokens,
+    "vectors": living_weights.vectors,
 }

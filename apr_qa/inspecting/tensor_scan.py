@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from apr_qa.containers.byte_layout import to_float32
 from apr_qa.formats import OpenModel
 from apr_qa.vocabulary import Record
 
+LARGEST = 1e6
+"""No weight of a healthy model is larger: in eight published ones the largest was about a thousand
+(paiml/aprender#2039)."""
+LARGEST_HALF = 3e4
+"""The same in half precision, which ends at 65504 and holds activations of the same model."""
 _FLOAT_MASKS = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}
 
 
@@ -14,6 +20,8 @@ class Scan(Record, frozen=True):
     values: int
     nonfinite: tuple[tuple[str, int], ...]
     """(tensor, number of NaN and infinite values)."""
+    extreme: tuple[tuple[str, float], ...]
+    """(tensor, largest magnitude) where that is absurd."""
     matrices: int
     all_zero: tuple[str, ...]
     constant: tuple[str, ...]
@@ -25,11 +33,15 @@ def scan(model: OpenModel) -> Scan:
     nonfinite: list[tuple[str, int]] = []
     zero: list[str] = []
     constant: list[str] = []
+    extreme: list[tuple[str, float]] = []
     values = matrices = 0
     for name, info in sorted(model.tensors.items()):
         if info.size == 0 or info.dtype.startswith(("i", "u", "bool")):
             continue
         bad, low, high, count = _extremes(model, name)
+        largest = _largest(model, name) if info.dtype in _FLOAT_MASKS and not bad else max(-low, high)
+        if largest > (LARGEST_HALF if info.dtype == "f16" else LARGEST):
+            extreme.append((name, largest))
         values += count
         if bad:
             nonfinite.append((name, bad))
@@ -40,6 +52,7 @@ def scan(model: OpenModel) -> Scan:
     return Scan(
         values=values,
         nonfinite=tuple(nonfinite),
+        extreme=tuple(extreme),
         matrices=matrices,
         all_zero=tuple(zero),
         constant=tuple(constant),
@@ -64,3 +77,18 @@ def _extremes(model: OpenModel, name: str) -> tuple[int, float, float, int]:
     if info.dtype not in _FLOAT_MASKS:
         bad = int(values.size - np.count_nonzero(np.isfinite(values)))
     return bad, float(values.min()), float(values.max()), int(values.size)
+
+
+def _largest(model: OpenModel, name: str) -> float:
+    """Return the largest magnitude of finite plain floats; among those, bit patterns are in order of magnitude."""
+    import numpy as np
+
+    dtype = model.tensors[name].dtype
+    kind, _ = _FLOAT_MASKS[dtype]
+    bits = model.raw(name).view(kind)
+    # Sign bits out of the way: the magnitudes of negative values come after all positive ones.
+    unsigned, half = np.iinfo(kind).max // 2, np.iinfo(kind).max // 2 + 1
+    negative = bits.max(initial=0)
+    positive = bits.view(kind.replace("u", "i")).max(initial=0)
+    pattern = np.asarray([max(int(negative) & unsigned if negative >= half else 0, int(positive), 0)], kind)
+    return float(to_float32(pattern.view(np.uint8), dtype, (1,))[0])

@@ -14,6 +14,7 @@ from apr_qa.backends import BACKENDS
 from apr_qa.comparison.divergence import divergence
 from apr_qa.comparison.divergence_budget import budget, combined, greedy_facts, noise_budget, parity_facts
 from apr_qa.errors import Inapplicable, InferenceFailed
+from apr_qa.inference import faults
 from apr_qa.logits import inner, store, twins
 from apr_qa.logits.feed import Feed, feed_of
 from apr_qa.logits.readings import Probe, Readings, take
@@ -71,7 +72,8 @@ class Parity:
         return found
 
     def _own_name(self, side: Side) -> str:
-        return store.name_of(side.sha256, self.feed, side.engine, side.model.quantization)
+        # What an engine predicts with a fault must never stand for what the file says.
+        return store.name_of(side.sha256 + faults.name(), self.feed, side.engine, side.model.quantization)
 
     # ---- the facts
 

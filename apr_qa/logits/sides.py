@@ -10,8 +10,10 @@ from pathlib import Path
 from apr_qa import workspace
 from apr_qa.comparison.session import open_model
 from apr_qa.comparison.storage import declared_types
+from apr_qa.containers.packed_weights import Unpacked
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
 from apr_qa.formats import OpenModel
+from apr_qa.inference import faults
 from apr_qa.logits.llama_probe import LlamaProbe
 from apr_qa.logits.readings import Probe
 from apr_qa.logits.torch_probe import Recast, TorchProbe
@@ -56,18 +58,26 @@ def side_of(artifact: Artifact) -> Side:
 def own_probe(side: Side, device: str = "cpu") -> Probe:
     """Load an artifact in its own engine and type."""
     if side.model.format == "gguf":
-        return LlamaProbe(side.model.path, device)
-    _require_memory(side)
-    return TorchProbe(side.model, device)
+        probe: Probe = LlamaProbe(side.model.path, device)
+    else:
+        _require_memory(side)
+        probe = TorchProbe(side.model, device)
+    faults.played(probe)
+    return probe
 
 
 def reference_probe(truth: Side) -> Probe:
     """Load the ground truth in float32; raises Inapplicable, for what keeps it from running is no finding."""
     _require_memory(truth)
     try:
-        return TorchProbe(Recast(truth.model, "f32"))
+        packed = isinstance(truth.model, Unpacked)
+        return TorchProbe(_plain(truth.model) if packed else Recast(truth.model, "f32"))
     except (EngineMissing, InferenceFailed) as failure:
         raise Inapplicable(f"the ground truth cannot be run: {failure.what}") from failure
+
+
+def _plain(model: OpenModel) -> Recast:
+    return Recast(model, "f32", lambda _, values: values)
 
 
 def _require_memory(side: Side) -> None:

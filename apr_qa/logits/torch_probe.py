@@ -23,7 +23,8 @@ Rounding = Callable[[str, "npt.NDArray[np.float32]"], "npt.NDArray[np.float32]"]
 class Recast:
     """A model file as if it were stored in another type: what it computes in, and how its values are rounded.
 
-    With a rounding the weights are handed over one by one instead of being loaded by the engine's own reader.
+    With a rounding the weights are handed over one by one, as plain numbers, instead of being loaded by the
+    engine's own reader.
     """
 
     def __init__(self, opened: OpenModel, quantization: str, rounding: Rounding | None = None) -> None:
@@ -31,7 +32,7 @@ class Recast:
         self.path = opened.path
         self.files = opened.files
         self.architecture = opened.architecture
-        self.config = opened.config
+        self.config = {key: value for key, value in opened.config.items() if key != "quantization_config"}
         self.tensors = opened.tensors
         self.quantization = quantization
         self.tokenizer = opened.tokenizer

@@ -23,7 +23,6 @@ from pydantic_core import PydanticCustomError
 
 from apr_qa.errors import UsageError
 from apr_qa.oracles import ORACLES
-from apr_qa.vocabulary import Severity
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from apr_qa.errors import UsageError
 from apr_qa.playbooks import stated_tier
 from apr_qa.playbooks.conditions import Limits
 from apr_qa.playbooks.drawn_tests import PropertyTest
@@ -47,7 +48,6 @@ from apr_qa.playbooks.suites import (
     TracePayload,
     VerificationGate,
 )
-from apr_qa.errors import UsageError
 from apr_qa.vocabulary import FORMATS, Model, Tier
 
 BUDGET_S = {

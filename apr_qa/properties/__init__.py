@@ -90,7 +90,7 @@ class Subject:
     """A loaded model as properties see it: its session, its own file, and the ground truth's file."""
 
     def __init__(
-        self, session: Any, target: Target, artifact: Path | None, truth: Path | None = None
+        self, session: Any, target: Target, artifact: Path | None = None, truth: Path | None = None
     ) -> None:
         self.session = session
         self.target = target

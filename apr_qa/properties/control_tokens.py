@@ -60,7 +60,7 @@ def _chat_ids(subject: Subject, text: str) -> list[int]:
 enter(
     Property(
         name="control_tokens",
-        gate_id="F-SEC-002",
+        gate_id="F-PROP-INJECT-001",
         severity=Severity.P0,
         title="No text of a user becomes a control token",
         needs=SESSION,

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 from apr_qa.sandbox import kernel
 
@@ -66,7 +67,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     except FileNotFoundError:
         return
     # A rule on a file may hold only the rights that a file can have: execute, write, read, truncate.
-    allowed = rights if os.path.isdir(path) else rights & (0b111 | _TRUNCATE)  # noqa: PTH112 - no pathlib inside
+    allowed = rights if Path(path).is_dir() else rights & (0b111 | _TRUNCATE)
     rule = struct.pack("=Qi", allowed, folder)
     kind = ctypes.c_int(_PATH_BENEATH)
     kernel.call("syscall", ctypes.c_long(_ADD), ctypes.c_int(ruleset), kind, rule, ctypes.c_uint(0))

@@ -1,12 +1,14 @@
 """A seccomp filter that takes from a process what no program under test needs: sockets, processes, the kernel.
 
-Threads and files remain, but not the owner, mode, times and attributes of files, which Landlock leaves open. The numbers are those of the two architectures given; elsewhere there is no filter.
+Threads and files remain, but not the owner, mode, times and attributes of files, which Landlock leaves open.
+The numbers are those of the two architectures given; elsewhere there is no filter.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import platform
 import struct
 
@@ -37,7 +39,8 @@ _AARCH64 = {
     "mq_open": 180, "msgget": 186, "semget": 190, "shmget": 194, "shmat": 196, "socket": 198, "bind": 200,
     "listen": 201, "accept": 202, "connect": 203, "add_key": 217,
     "request_key": 218, "keyctl": 219, "execve": 221, "swapon": 224, "perf_event_open": 241, "accept4": 242,
-    "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "fanotify_init": 262, "name_to_handle_at": 264, "open_by_handle_at": 265, "setns": 268,
+    "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "fanotify_init": 262,
+    "name_to_handle_at": 264, "open_by_handle_at": 265, "setns": 268,
     "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "finit_module": 273,
     "memfd_create": 279, "bpf": 280, "execveat": 281, "userfaultfd": 282, "setxattr": 5, "lsetxattr": 6,
     "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16, "fchmod": 52, "fchmodat": 53,
@@ -62,6 +65,7 @@ _CLONE_THREAD = 0x10000
 _LOAD, _EQUAL, _SET, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: ld w abs, jeq k, jset k, ret k
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NR, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+_INSTRUCTION = struct.Struct("=HBBI")
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
@@ -76,10 +80,9 @@ def available() -> bool:
 
 def install() -> None:
     """Filter this process and all its threads for good; needs `kernel.forbid_new_privileges` first."""
-    program = _program(*_ARCHITECTURES[platform.machine()])
-    instructions = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    instructions = compiled()
     held = ctypes.create_string_buffer(instructions, len(instructions))
-    header = struct.pack("@HP", len(program), ctypes.addressof(held))
+    header = struct.pack("@HP", len(instructions) // _INSTRUCTION.size, ctypes.addressof(held))
     zero = ctypes.c_ulong(0)
     kernel.call(
         "prctl",
@@ -89,6 +92,13 @@ def install() -> None:
         zero,
         zero,
     )
+
+
+@functools.cache
+def compiled() -> bytes:
+    """Return the filter as the kernel reads it; the server calls this once, before it forks."""
+    program = _program(*_ARCHITECTURES[platform.machine()])
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
 
 
 def _program(

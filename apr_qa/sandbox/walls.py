@@ -9,19 +9,16 @@ added. The outer walls are raised once by the server, the inner ones in each pro
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import resource
 import sysconfig
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from apr_qa.sandbox import Limits, kernel, landlock, seccomp
-
-# No pathlib inside: its import alone would cost more than a trial.
-# ruff: noqa: PTH
 
 SCRATCH = "/scratch"
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/tmp")  # noqa: S108 - places to mount on, in a namespace
@@ -45,6 +42,8 @@ class Walls:
     seccomp: bool = False
     first_uid: int = 0
     """Each process gets a user id of its own from here on; 0: all keep the one they have."""
+    readable: tuple[str, ...] = ()
+    """Folders that a program may read."""
     scratch: str = ""
     """Folder for scratch folders, where no mount namespace gives each process its own."""
     refusals: tuple[str, ...] = ()
@@ -71,24 +70,26 @@ def raise_outer(scratch: str, without: Sequence[str]) -> Walls:
     """
     if "privileges" in without:
         kernel.drop_capabilities()
-    walls = Walls(scratch=scratch, first_uid=_first_uid())
+    walls = Walls(scratch=scratch, first_uid=_first_uid(), readable=tuple(_library_folders()))
     if "namespaces" not in without:
         _enter_namespaces(walls)
-    if not walls.mounts and not _readable_by_all(readable()):
+    if not walls.mounts and not _readable_by_all(walls.readable):
         walls.first_uid = 0
     if "landlock" not in without:
         walls.landlock = landlock.version()
     walls.seccomp = "seccomp" not in without and seccomp.available()
+    if walls.seccomp:
+        seccomp.compiled()
     return walls
 
 
 def _first_uid() -> int:
     """Return the first of a range of user ids that nobody else has, or 0 where ids cannot be changed."""
     try:
-        with open("/proc/self/status", encoding="ascii") as stream:
-            held = next(int(line.split()[1], 16) for line in stream if line.startswith("CapEff:"))
-        with open("/proc/self/uid_map", encoding="ascii") as stream:
-            start, _, count = max((list(map(int, line.split())) for line in stream), key=lambda row: row[2])
+        status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+        ranges = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+        start, _, count = max((list(map(int, line.split())) for line in ranges), key=lambda row: row[2])
     except (OSError, ValueError, StopIteration):
         return 0
     changeable = held & _CHANGE_IDS == _CHANGE_IDS and count >= 1 << 16
@@ -97,10 +98,8 @@ def _first_uid() -> int:
 
 def _readable_by_all(paths: Sequence[str]) -> bool:
     """Say whether a user without rights can get at the library: an interpreter in /root/ is root's alone."""
-    folders = {
-        path[:end] for path in paths for end in range(1, len(path) + 1) if path[end : end + 1] in ("", "/")
-    }
-    return all(os.stat(folder).st_mode & 0o001 for folder in folders)
+    folders = {folder for path in paths for folder in (Path(path), *Path(path).parents)}
+    return all(folder.stat().st_mode & 0o001 for folder in folders)
 
 
 def _enter_namespaces(walls: Walls) -> None:
@@ -122,7 +121,7 @@ def _enter_namespaces(walls: Walls) -> None:
         return
     try:
         kernel.make_mounts_private()
-        _build_root()
+        _build_root(walls.readable)
         walls.mounts = True
     except OSError as error:
         walls.refusals += (f"mounts: {error.strerror}",)
@@ -150,56 +149,51 @@ def _map_user(uid: int, gid: int) -> None:
         ("uid_map", f"{uid} {uid} 1"),
         ("gid_map", f"{gid} {gid} 1"),
     ):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as stream:
-            stream.write(content)
+        Path(f"/proc/self/{name}").write_text(content, encoding="ascii")
 
 
-def readable() -> list[str]:
+def _library_folders() -> list[str]:
     """Return the folders that a program may read: the standard library and the system's shared libraries."""
     paths = sysconfig.get_paths()
     own = {paths["stdlib"], paths["platstdlib"], sysconfig.get_config_var("LIBDIR") or "/usr/lib"}
-    real = {os.path.realpath(path) for path in own}
+    real = {str(Path(path).resolve()) for path in own}
     # /lib and /usr/lib are one folder on most systems; in a new root both names must lead there.
-    return sorted({path for path in (*real, *_LIBRARIES) if os.path.isdir(path)})
+    return sorted({path for path in (*real, *_LIBRARIES) if Path(path).is_dir()})
 
 
-def _build_root() -> None:
+def _build_root(shown: Sequence[str]) -> None:
     """Make a root that holds the readable folders, without installed packages, and an empty scratch."""
-    shown = readable()
     root = next(
         point
         for point in _MOUNT_POINTS
-        if os.path.isdir(point) and not any(path.startswith(f"{point}/") for path in shown)
+        if Path(point).is_dir() and not any(path.startswith(f"{point}/") for path in shown)
     )
     kernel.mount_tmpfs(root, "size=1m,mode=0755")
     for path in sorted(shown, key=len):
-        _show(path, root)
+        _show(Path(path), Path(root + path))
     for folder in (SCRATCH, "/dev", "/proc"):
-        os.makedirs(root + folder, exist_ok=True)
-    if not os.path.lexists(f"{root}/tmp"):
-        os.symlink(SCRATCH, f"{root}/tmp")
+        Path(root + folder).mkdir(parents=True, exist_ok=True)
+    temporary = Path(root) / "tmp"
+    if not temporary.exists():
+        temporary.symlink_to(SCRATCH)
     for path in shown:
         for packages in _PACKAGES:
-            for found in (
-                *glob.glob(f"{root}{path}/{packages}"),
-                *glob.glob(f"{root}{path}/python*/{packages}"),
-            ):
-                kernel.mount_tmpfs(found, "size=4k,mode=0555")
-                kernel.make_read_only(found, recursive=False)
+            for found in (*Path(root + path).glob(packages), *Path(root + path).glob(f"python*/{packages}")):
+                kernel.mount_tmpfs(str(found), "size=4k,mode=0555")
+                kernel.make_read_only(str(found), recursive=False)
     kernel.make_read_only(root, recursive=False)
     kernel.pivot_root(root)
 
 
-def _show(path: str, root: str) -> None:
-    target = root + path
-    if os.path.lexists(target):  # it lies in a folder that is shown already
+def _show(path: Path, target: Path) -> None:
+    if target.is_symlink() or target.exists():  # it lies in a folder that is shown already
         return
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    if os.path.islink(path):
-        os.symlink(os.readlink(path), target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        target.symlink_to(path.readlink())
         return
-    os.makedirs(target)
-    kernel.bind_read_only(path, target)
+    target.mkdir()
+    kernel.bind_read_only(str(path), str(target))
 
 
 def confine(walls: Walls, limits: Limits, number: int, descriptors: Sequence[int]) -> None:
@@ -225,7 +219,7 @@ def confine(walls: Walls, limits: Limits, number: int, descriptors: Sequence[int
         kernel.hide_memory()
         kernel.drop_capabilities()
     if walls.landlock:
-        landlock.confine(readable(), [scratch])
+        landlock.confine(walls.readable, [scratch])
     if walls.seccomp:
         seccomp.install()
 
@@ -236,7 +230,7 @@ def _scratch(walls: Walls, limits: Limits, number: int, uid: int) -> str:
         kernel.mount_tmpfs(SCRATCH, f"size={limits.disk_mb}m,nr_inodes=4096,mode=0777")
         return SCRATCH
     folder = own_scratch(walls, number)
-    os.mkdir(folder, 0o700)
+    Path(folder).mkdir(mode=0o700)
     if uid:
         os.chown(folder, uid, uid)
     return folder
@@ -248,7 +242,7 @@ def own_scratch(walls: Walls, number: int) -> str:
 
 
 def _keep_only(descriptors: Sequence[int]) -> None:
-    null = os.open(os.devnull, os.O_RDWR) if os.path.exists(os.devnull) else 0
+    null = os.open(os.devnull, os.O_RDWR) if Path(os.devnull).exists() else 0
     high = [os.dup2(fd, 512 + index) for index, fd in enumerate(descriptors)]
     for standard in (0, 1, 2):
         os.dup2(null, standard)

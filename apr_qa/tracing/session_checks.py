@@ -12,6 +12,7 @@ import msgspec
 
 from apr_qa.backends import Session
 from apr_qa.errors import Inapplicable, UsageError
+from apr_qa.golden import session as golden
 from apr_qa.tracing import canary
 from apr_qa.tracing.stages import LEVELS, Seen, Sink, summary
 
@@ -288,5 +289,8 @@ CHECKS = {
     "tokenizer_round_trip": round_trips,
     "canary": canary.checked,
     "canary_snapshot": canary.snapshot,
+    "golden_generate": golden.generate,
+    "golden_compare": golden.compare,
+    "golden_manifest": golden.manifest,
 }
 """Check of a loaded model -> what makes it."""
