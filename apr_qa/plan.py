@@ -61,6 +61,10 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("F-SEC-001", "names", Severity.P1),
     ("F-SEC-002", "texts", Severity.P2),
     ("F-SEC-003", "growth", Severity.P1),
+    ("F-SEC-TEMPLATE-001", "surroundings", Severity.P1),
+    ("F-VALID-COMPANION-001", "companions", Severity.P1),
+    ("F-VALID-TYPE-001", "file_type", Severity.P1),
+    ("F-VALID-POST-001", "finite", Severity.P0),
 )
 """What is asked of every file: gate, check of the ``inspect`` backend, severity."""
 
@@ -318,3 +322,31 @@ def stock(
         ground_truth=described,
         truth=truth if truth.format == "safetensors" else None,
     )
+
+
+HEADER_CHECKS = ("header", "config", "layers", "hidden", "vocab", "tensors", "shapes", "provenance", "expected")
+"""Checks of a file that read no weight."""
+
+
+def headers_only(batch: Batch) -> Batch:
+    """Return a batch about a file without the claims that read weights."""
+    kept = tuple(s for s in batch.scenarios if s.claim.params.get("check") in HEADER_CHECKS)
+    return Batch(target=batch.target, artifact=batch.artifact, scenarios=kept, wave=batch.wave)
+
+
+def kernel_batch(model: str, artifact: Artifact, folders: Sequence[str]) -> Batch:
+    """Return the claims that allow to judge a model by its header: its kernel class is known and proven."""
+    target = Target(
+        model=model,
+        format=artifact.format,
+        quantization=artifact.quantization,
+        backend="cpu",
+        modality="inspect",
+        engine="inspect",
+    )
+    params = {"check": "kernels", "model": model, "folders": list(folders)}
+    scenarios = tuple(
+        Scenario(target=target, claim=Claim(gate_id=gate, kind="measure", severity=Severity.P0, params=params))
+        for gate in ("G0-KERNEL-CLASS", "G0-KERNEL-PROOF")
+    )
+    return Batch(target=target, artifact=artifact, scenarios=scenarios)

@@ -73,12 +73,13 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
     for artifact, _ in probes:
         watcher.say(f"{artifact.format} {artifact.quantization or '?'}: {artifact.source}")
     facts = next((f for _, f in probes if f.get("architecture")), {})
+    headers = tier is Tier.DIM_SMOKE
     stock = plan.stock(
         model.id,
         [artifact for artifact, _ in probes],
-        _wanted(book, {artifact.format for artifact in found if artifact.origin != "source"}),
+        [] if headers else _wanted(book, {one.format for one in found if one.origin != "source"}),
         _derived,
-        _obstacle(facts),
+        "dim-smoke reads headers only" if headers else _obstacle(facts),
     )
     batches = _batches(model, book, tier, stock, settings, has_template=bool(facts.get("chat_template")))
     header = EvidenceHeader(
@@ -89,7 +90,8 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
         playbook_sha256=book.sha256,
         artifacts=tuple(msgspec.structs.replace(a, path="") for a in stock.artifacts),
         ground_truth=stock.ground_truth,
-        cells=plan.cells(book.formats, book.backends, book.modalities),
+        # dim-smoke infers nothing, whatever modalities the playbook lists.
+        cells=plan.cells(book.formats, book.backends, () if headers else book.modalities),
         planned=sum(len(batch.scenarios) for batch in batches),
         environment=_environment(),
         started=clock.now(),
@@ -193,6 +195,9 @@ def _batches(
         plan.file_batch(model.id, a, stock.wave(a) if a.origin == "derived" else 0, stated)
         for a in stock.artifacts
     ]
+    if tier is Tier.DIM_SMOKE:
+        kernels = [plan.kernel_batch(model.id, one, [settings.output]) for one in stock.artifacts[:1]]
+        return [plan.headers_only(batch) for batch in batches] + kernels
     batches += stock.conversions
     batches += _comparisons(model, stock, tier)
     asked = _questions(model, book, tier, settings)

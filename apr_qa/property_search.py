@@ -13,7 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from apr_qa import drawing
+from apr_qa import deletion, drawing
 from apr_qa.errors import AprQaError, Inapplicable
 from apr_qa.properties import PROPERTIES, Case, Finding, OutOfPromise, Property, Subject
 from apr_qa.vocabulary import Artifact, Claim, Scenario
@@ -51,7 +51,8 @@ class Search:
         self.unstable = False
         self.inapplicable = ""
         self._started = time.monotonic()
-        self._deadline = self._started + budget_s
+        self._budget_s = budget_s
+        self._deadline = float("inf")
 
     def try_stored(self, cases: list[Case]) -> None:
         """Try counterexamples that broke the promise before, up to the first that still does."""
@@ -95,7 +96,7 @@ class Search:
     def _try(self, case: Case) -> None:
         import hypothesis
 
-        if self.examples and time.monotonic() > self._deadline:
+        if time.monotonic() > self._deadline:
             raise _Enough
         try:
             finding = self._finding(case)
@@ -124,7 +125,26 @@ class Search:
             finding = Finding(f"{type(error).__name__}: {error}"[:500], "an answer")
         if self.best is None:
             self.examples += 1
+        if self.examples == 1:
+            # The first example opens files and starts processes; the budget is for what comes after it.
+            self._deadline = time.monotonic() + self._budget_s
         return finding
+
+    def reduce(self, trials: int) -> None:
+        """Leave out parts of the counterexample as long as it stays one."""
+        if self.best is None:
+            return
+
+        def fails(case: Case) -> bool:
+            with contextlib.suppress(OutOfPromise):
+                finding = self._finding(case)
+                if finding is not None:
+                    self.best = case, finding
+                    self.shrinks += 1
+                    return True
+            return False
+
+        deletion.smallest(self.best[0], fails, deletion.Trials(trials))
 
     def facts(self) -> dict[str, Any]:
         """Return what was found as plain JSON values; raises Inapplicable if nothing could be tried."""
@@ -164,7 +184,8 @@ def answered(session: Any, scenario: Scenario, artifact: Artifact, truth: Artifa
 def answer(subject: Subject, claim: Claim) -> dict[str, Any]:
     """Return the facts of a claim of kind ``property``; raises Inapplicable.
 
-    ``claim.params``: ``property``, ``max_examples``, ``budget_s``, and ``examples``, which are tried first.
+    ``claim.params``: ``property``, ``max_examples``, ``budget_s``, and ``examples``, which are tried first, and
+    ``reduce``: make the first of them that fails smaller, in at most ``max_examples`` trials.
     """
     member = PROPERTIES.get(str(claim.params["property"]))
     search = Search(subject, member, float(claim.params.get("budget_s", 10.0)))
@@ -173,6 +194,8 @@ def answer(subject: Subject, claim: Claim) -> dict[str, Any]:
     except _Enough:
         return search.facts()
     wanted = int(claim.params.get("max_examples", 0))
-    if search.best is None and wanted:
+    if claim.params.get("reduce"):
+        search.reduce(wanted)
+    elif search.best is None and wanted:
         search.draw(wanted, claim.seed)
     return search.facts()

@@ -1,4 +1,4 @@
-"""The files that come with the program: playbooks, schemas and the table of models.
+"""The files that come with the program: playbooks, families, schemas and the table of models.
 
 The user's working directory wins, then the copy built into the wheel, then the checkout that the package
 is imported from.

@@ -1,4 +1,4 @@
-"""JSON Schemas of every file that a person or another program may read: playbook, evidence, certificate.
+"""JSON Schemas of every file that a person or another program may read: playbook, family, evidence, certificate.
 
 ``python -m apr_qa.schemas`` writes them to ``schemas/`` of the working directory.
 """
@@ -42,11 +42,28 @@ def certificate() -> dict[str, Any]:
     }
 
 
+def family() -> dict[str, Any]:
+    """Return the schema of a family contract."""
+    from apr_qa.families.contract import Family
+
+    return {
+        "$schema": DIALECT,
+        "$id": "urn:apr-qa:schema:family",
+        **Family.model_json_schema(),
+        "title": "apr-qa family contract",
+    }
+
+
 def documents() -> dict[str, str]:
     """Return file name -> content of every schema."""
     from apr_qa import playbook
 
-    generated = {"playbook": playbook.schema(), "evidence": evidence(), "certificate": certificate()}
+    generated = {
+        "playbook": playbook.schema(),
+        "family": family(),
+        "evidence": evidence(),
+        "certificate": certificate(),
+    }
     return {
         f"{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         for name, schema in generated.items()

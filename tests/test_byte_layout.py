@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_qa.containers.byte_layout import aligned, count_elements, dominant, float_chunks, to_bf16, to_float32
-from apr_qa.errors import MalformedFile, UsageError
+from apr_qa.errors import MalformedFile, UnsupportedArchitecture, UsageError
 
 words = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20)
 
@@ -59,3 +59,25 @@ def test_the_dominant_dtype_is_that_of_the_matrices() -> None:
     sizes = {"big_vector": ("f32", (10**6,)), "a": ("f16", (4, 4)), "b": ("bf16", (5, 5))}
     assert dominant(sizes) == "bf16"
     assert dominant({"v": ("f32", (4,))}) == "f32" and dominant({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        ("f8_e4m3", "float8_e4m3fn"),
+        ("f8_e5m2", "float8_e5m2"),
+        ("f8_e4m3fnuz", "float8_e4m3fnuz"),
+        ("f8_e5m2fnuz", "float8_e5m2fnuz"),
+        ("f8_e8m0", "float8_e8m0fnu"),
+    ],
+)
+def test_every_byte_of_an_eight_bit_float_is_what_torch_says(dtype: str, name: str) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    theirs = torch.from_numpy(codes.copy()).view(getattr(torch, name)).float().numpy()
+    assert np.array_equal(to_float32(codes, dtype, (256,)), theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f6_e2m3", "c64"])
+def test_a_type_without_a_float_reading_is_said_to_have_none(dtype: str) -> None:
+    with pytest.raises(UnsupportedArchitecture, match=dtype):
+        to_float32(np.zeros(3, np.uint8), dtype, (1,))

@@ -125,6 +125,30 @@ def test_what_llama_cpps_own_quantiser_makes_passes_as_healthy(
         assert judgement.outcome is Outcome.CORROBORATED, f"{gate_id}: {judgement.reason}"
 
 
+@pytest.mark.parametrize("format_name", ["safetensors", "gguf"])
+def test_a_stored_copy_of_a_tied_head_is_healthy(format_name: str, tmp_path: Path) -> None:
+    truth = truth_of(tmp_path, make_qwen2)
+    doubled = damaged(truth, tmp_path, lambda t: t.update({"lm_head.weight": t[EMBEDDING].copy()}))
+    if format_name == "gguf":
+        edited = json.loads((doubled.path / "config.json").read_text()) | {"tie_word_embeddings": False}
+        (doubled.path / "config.json").write_text(json.dumps(edited))
+        made = convert(open_model(doubled.path), "gguf", tmp_path / "model.gguf", quantization="f16")
+        doubled = open_model(made)
+        assert "lm_head.weight" in doubled.tensors
+    assert not falsified(truth, doubled)
+
+
+def test_embedding_rows_beyond_the_tokenizer_and_zero_rows_are_healthy(tmp_path: Path) -> None:
+    def blank(tensors: dict[str, Array]) -> None:
+        tensors[EMBEDDING][-40:] = 0
+
+    padded = truth_of(tmp_path, make_qwen2, vocab_size=448)
+    truth = damaged(padded, tmp_path, blank)
+    for quantization in ("f16", "q8_0"):
+        made = convert(truth, "gguf", tmp_path / f"model-{quantization}.gguf", quantization=quantization)
+        assert not falsified(truth, open_model(made))
+
+
 # ---- damage to values
 
 
@@ -319,7 +343,7 @@ def test_a_size_that_type_and_shape_do_not_make_is_seen(tmp_path: Path) -> None:
     truth = truth_of(tmp_path)
     made = open_model(convert(truth, "gguf", tmp_path / "model.gguf", quantization="q8_0"))
     for wrong in ({"size": 33}, {"dtype": "q4_0"}, {"offset": 10**9}):
-        info = replace(made.tensors[UP], **wrong)  # type: ignore[arg-type]
+        info = replace(made.tensors[UP], **wrong)
         artifact = replace(made, tensors={**made.tensors, UP: info})  # type: ignore[type-var]
         facts = Comparison(truth, artifact).facts("byte_sizes", {})
         check = GATES.get("F-LAYOUT-CONTRACT-004").check

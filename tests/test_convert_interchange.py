@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ import numpy.typing as npt
 import pytest
 from test_convert import edit_json, llama_logits, mean_kl, torch_logits
 from tiny_models import make_llama, make_qwen2
+from tokenizers import Tokenizer
 
 from apr_qa.comparison.claims import CONVERSION, FILE_PARITY
 from apr_qa.comparison.probe_texts import probe_texts
 from apr_qa.comparison.session import Comparison, open_model
-from apr_qa.conversion.convert import convert
+from apr_qa.conversion.convert import convert, quantise_gguf
+from apr_qa.conversion.pretokenizers import name_of
+from apr_qa.conversion.rotary import rope_of
 from apr_qa.errors import UnsupportedArchitecture
 from apr_qa.formats import OpenModel
 from apr_qa.gates import GATES
@@ -56,7 +59,7 @@ def hf_to_gguf(source: OpenModel, path: Path, pre: str, *, outtype: str = "f16",
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(shared)
-    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_freq_base(rope_of(config)["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     if name == "llama":
         writer.add_vocab_size(config["vocab_size"])
@@ -149,17 +152,13 @@ def assert_healthy(truth: OpenModel, artifact: OpenModel) -> None:
 
 def without_window(folder: Path) -> Path:
     """Return a copy of the sliding fixture as later Mistral models are: no window."""
-    import shutil
-
     shutil.copytree(MISTRAL, folder)
     edit_json(folder / "config.json", sliding_window=None)
     return folder
 
 
 @pytest.mark.parametrize("outtype", ["f32", "f16"])
-@pytest.mark.parametrize(
-    ("folder", "pre"), [(LLAMA, ""), (QWEN, "qwen2")], ids=["llama", "qwen2"]
-)
+@pytest.mark.parametrize(("folder", "pre"), [(LLAMA, ""), (QWEN, "qwen2")], ids=["llama", "qwen2"])
 def test_a_file_in_the_conventions_of_llama_cpps_converter_is_healthy(
     folder: Path, pre: str, outtype: str, tmp_path: Path
 ) -> None:
@@ -170,8 +169,6 @@ def test_a_file_in_the_conventions_of_llama_cpps_converter_is_healthy(
 
 
 def _pre_of(model: OpenModel) -> str:
-    from apr_qa.conversion.pretokenizers import name_of
-
     assert model.tokenizer is not None
     return name_of(model.tokenizer)
 
@@ -206,8 +203,6 @@ def test_a_wrong_pre_tokenizer_name_is_not(pre: str, gate_id: str, tmp_path: Pat
 
 @pytest.mark.parametrize("quantization", ["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"])
 def test_its_files_stay_healthy_through_llama_cpps_quantiser(quantization: str, tmp_path: Path) -> None:
-    from apr_qa.conversion.convert import quantise_gguf
-
     truth = open_model(QWEN)
     plain = hf_to_gguf(truth, tmp_path / "model-f16.gguf", "qwen2")
     quantise_gguf(plain, tmp_path / "model.gguf", quantization)
@@ -257,8 +252,6 @@ def test_a_file_cannot_claim_an_architecture_that_its_own_does_not_stand_for(tmp
 
 
 def test_llama_cpp_tokenises_our_sentencepiece_file_as_transformers_does(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
-
     folder = without_window(tmp_path / "mistral")
     made = convert(open_model(folder), "gguf", tmp_path / "model.gguf")
     engine = llama_cpp.Llama(str(made), vocab_only=True, verbose=False)
@@ -270,8 +263,7 @@ def test_llama_cpp_tokenises_our_sentencepiece_file_as_transformers_does(tmp_pat
     ]
     engine.close()
     assert not differing
-    keys = json.loads(json.dumps({k: v for k, v in open_model(made).metadata.items() if k.startswith("tokenizer.ggml")}))
-    assert keys["tokenizer.ggml.model"] == "llama"
+    assert open_model(made).metadata["tokenizer.ggml.model"] == "llama"
 
 
 def test_stop_tokens_that_gguf_has_no_key_for_come_back(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,20 @@ from apr_qa.worker import PAIRED as LOADERS
 Edit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
 SUFFIX = {"gguf": ".gguf", "apr": ".apr", "safetensors": ""}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small models are slower on several threads than on one, most of all beside other work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    patch.undo()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from apr_qa.conversion.convert import convert
 from apr_qa.conversion.failures import (
     CLASSES,
     ConfigContradicted,
-    PartMissing,
     TensorNamesWrong,
     ValuesUnreadable,
     failure_class,
@@ -185,7 +184,7 @@ class Spoiled:
 
 def spoil(trips: Trips, path: str, name: str, change: Callable[[Any], Any]) -> None:
     trips.facts("trip", {"path": path})
-    trips._made[path] = Spoiled(trips.make(path), name, change)  # type: ignore[assignment]
+    trips._made[path] = Spoiled(trips.make(path), name, change)
 
 
 def nudge(values: Any) -> Any:
@@ -341,7 +340,6 @@ def test_a_second_rounding_on_the_way_is_more_than_half_precision_costs(
         (ConfigContradicted("tensor name mismatch"), "config"),
         (ValuesUnreadable("config.json not found"), "values"),
         (UsageError("a finite weight does not fit f16"), "values"),
-        (PartMissing("x"), "missing"),
         (ModelUnavailable("x"), "missing"),
         (InferenceFailed("x"), "inference"),
         (MalformedFile("quantization nan"), "unknown"),

@@ -31,7 +31,7 @@ def command(
     Example:
       apr-qa serve model/ --port 8080
     """
-    from apr_qa import plan, processes
+    from apr_qa import confinement, plan, processes
     from apr_qa.backends import BACKENDS
     from apr_qa.inspecting import inspection
     from apr_qa.serving import server
@@ -47,6 +47,7 @@ def command(
         engine=plan.ENGINES[artifact.format],
     )
     port = port or processes.free_port()
+    confinement.confine(confinement.running_limit(gpu=gpu))
     session = BACKENDS.get(target.engine).load(target, Path(artifact.path), threads=threads)
     with contextlib.closing(session):
         if not quiet:

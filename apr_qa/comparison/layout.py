@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from apr_qa.comparison.names import SHOWN, comparable, tied, weights
+from apr_qa.comparison.names import SHOWN, comparable, weights
 from apr_qa.comparison.storage import declared_types
 from apr_qa.containers import apr_blocks
 from apr_qa.containers.apr_index import ALIGNMENT
@@ -168,27 +168,29 @@ def _unlawful(info: TensorInfo, source: TensorInfo | None, declared: set[str]) -
 def footprint(truth: OpenModel, artifact: OpenModel) -> dict[str, Any]:
     """Return what one generated token costs on both sides: multiplications, and values held in memory.
 
-    The head counts whether it is stored or tied; a stored copy of a tied head does not.
+    The head counts once, whether it is stored or tied: nobody has to hold the copy of a tied one.
     """
     unknown = comparable(artifact) or comparable(truth)
     if unknown:
         return {"unknown_architecture": unknown}
-    sides = {"truth": truth, "artifact": artifact}
-    found: dict[str, Any] = {name: _cost(model) for name, model in sides.items()}
-    bits = {8 * info.size / prod(info.shape) for info in weights(artifact).values() if prod(info.shape)}
-    held = sum(info.size for info in weights(artifact).values())
-    found["widest_bits"] = max(bits, default=0.0)
-    found["bytes"] = held
-    return found
+    ours, theirs = weights(truth), weights(artifact)
+    if HEAD not in ours:
+        theirs.pop(HEAD, None)
+    bits = {8 * info.size / prod(info.shape) for info in theirs.values() if prod(info.shape)}
+    return {
+        "truth": _cost(ours),
+        "artifact": _cost(theirs),
+        "widest_bits": max(bits, default=0.0),
+        "bytes": sum(info.size for info in theirs.values()),
+    }
 
 
-def _cost(model: OpenModel) -> Mapping[str, int]:
-    tensors = weights(model)
+def _cost(tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
     matrices = {name: prod(info.shape) for name, info in tensors.items() if len(info.shape) > 1}
     looked_up = matrices.get(EMBEDDING, 0)
-    head = matrices.get(HEAD, looked_up if tied(model) or HEAD not in matrices else 0)
     inner = sum(size for name, size in matrices.items() if name not in (EMBEDDING, HEAD))
-    return {"multiplications": inner + head, "values": sum(prod(info.shape) for info in tensors.values())}
+    values = sum(prod(info.shape) for info in tensors.values())
+    return {"multiplications": inner + matrices.get(HEAD, looked_up), "values": values}
 
 
 def identity(

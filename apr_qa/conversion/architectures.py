@@ -237,7 +237,9 @@ def metadata_from_config(config: Mapping[str, Any]) -> dict[str, int | float | s
     """
     window = config.get("sliding_window") if config.get("model_type") == "mistral" else None
     if window is not None and window < config["max_position_embeddings"]:
-        raise UnsupportedArchitecture(f"llama.cpp ignores the sliding window of {window} positions", fix=WAY_OUT)
+        raise UnsupportedArchitecture(
+            f"llama.cpp ignores the sliding window of {window} positions", fix=WAY_OUT
+        )
     rope, width = rope_of(config), head_dim(config)
     values = {**config, "head_dim": width}
     values["num_key_value_heads"] = config.get("num_key_value_heads") or config["num_attention_heads"]

@@ -27,17 +27,12 @@ class ValuesUnreadable(MalformedFile):
     """The stored values of a tensor cannot be turned into numbers."""
 
 
-class PartMissing(MalformedFile):
-    """Something beside the weights that the model needs is not there."""
-
-
 _CLASSES: tuple[tuple[type[AprQaError], str], ...] = (
     (TensorNamesWrong, "tensor_names"),
     (ConfigContradicted, "config"),
     (ValuesUnreadable, "values"),
     # With storage types chosen to hold every value, a writer that refuses one says something of the values.
     (UsageError, "values"),
-    (PartMissing, "missing"),
     (ModelUnavailable, "missing"),
     (InferenceFailed, "inference"),
 )

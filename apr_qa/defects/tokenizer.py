@@ -368,7 +368,7 @@ def _several_ends(specimen: Specimen) -> None:
         others = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eom_id|>", "</s>")
         other = next((token for token in others if token in known and token != end), None)
         generated = held.documents.get("generation_config.json")
-        if end not in known or other is None or other == text.special(image, "pad") or not generated:
+        if end not in known or other is None or not generated:
             raise Inexpressible("needs two tokens that end something, and generation settings")
         generated["eos_token_id"] = [known[end], known[other]]
 

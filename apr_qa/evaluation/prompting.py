@@ -61,8 +61,13 @@ def question(problem: Problem, strategy: str) -> str:
 
 
 def opening(problem: Problem, strategy: str) -> str:
-    """Return a text whose continuation is a solution."""
-    own = problem.prompt if problem.is_program else f'"""\n{problem.prompt}\n{problem.examples}\n"""\n'
+    """Return a text whose continuation is a solution.
+
+    It ends before the line break that most tokenizers join with the indentation of the next line.
+    """
+    own = (
+        problem.prompt.rstrip() if problem.is_program else f'"""\n{problem.prompt}\n{problem.examples}\n"""\n'
+    )
     if strategy != "few-shot":
         return own
     shown = [f'"""\n{text}\n{test}\n"""\n{code}' for text, _, test, code in _SOLVED]

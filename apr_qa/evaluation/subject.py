@@ -21,6 +21,8 @@ class Subject(Record, frozen=True):
     model: Model
     artifact: Artifact
     has_template: bool = False
+    header_error: str | None = None
+    """Why nothing is known of its header; whether it runs is another question."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -29,6 +31,7 @@ class Subject(Record, frozen=True):
             "dtype": self.artifact.quantization or None,
             "sha256": self.artifact.sha256,
             "source": self.artifact.source,
+            "header_error": self.header_error,
         }
 
 
@@ -45,7 +48,11 @@ def subject(model: Model, format_name: str, say: Callable[[str], None]) -> Subje
     else:
         say(f"deriving {format_name} from {found[0].format}")
         artifact, facts = _read(_derived(_read(found[0])[0], format_name))
-    return Subject(model=model, artifact=artifact, has_template=bool(facts.get("chat_template")))
+    error = facts.get("error")
+    if error:
+        say(f"the header of {artifact.path} cannot be read: {error}")
+    template = bool(facts.get("chat_template"))
+    return Subject(model=model, artifact=artifact, has_template=template, header_error=error)
 
 
 def _read(artifact: Artifact) -> tuple[Artifact, dict[str, Any]]:

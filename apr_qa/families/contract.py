@@ -49,6 +49,8 @@ class Constraints(Block):
     partial_rotary: Switch = False
     post_norm: Switch = False
     """Norms behind attention and feed-forward instead of before them."""
+    duality: Switch = False
+    """State-space layers of the second generation (Mamba 2)."""
     scaled: Switch = False
     """Embedding, residual and logits are multiplied by constants."""
 

@@ -45,6 +45,7 @@ FLAGS = {
     "parallel_residual": "ParallelResidual",
     "partial_rotary": "PartialRotary",
     "post_norm": "PostNorm",
+    "duality": "StateSpaceDuality",
     "scaled": "ScaledResidual",
 }
 ALWAYS = ("Q4kMatvec", "Q6kMatvec")
@@ -61,18 +62,18 @@ PROMPTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"name": "shared_heads", "prompt": "Anna has a red car. Ben has a blue bike. Carla has a green boat. Ben's bike is"},
     ),
     "MultiQueryAttention": (
-        {"name": "one_shared_head", "prompt": "one two three four five one two three four five one two three"},
+        {"name": "one_shared_head", "prompt": "My sister lives in Madrid and works as a nurse. Every morning she"},
     ),
     "MultiHeadAttention": (
         {"name": "many_heads", "prompt": "The keys that the old man with the hat lost were found by the girl who"},
     ),
-    "BiasAdd": ({"name": "small_differences", "prompt": "0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8"},),
-    "QkNorm": ({"name": "equal_words", "prompt": "very very very very very very very very good, and then"},),
+    "BiasAdd": ({"name": "small_differences", "prompt": "A litre of water weighs one kilogram, so half a litre weighs"},),
+    "QkNorm": ({"name": "equal_words", "prompt": "After the long winter the farmers went back to their fields, and then"},),
     "ExpertRouting": ({"name": "changing_topics", "prompt": "Bread, prime numbers, Mozart, gradient descent, tennis and"},),
-    "SelectiveScan": ({"name": "carried_state", "prompt": "a b c d e f g h i j k l m n o p q r s t u v w"},),
-    "LinearAttention": ({"name": "carried_state", "prompt": "a b c d e f g h i j k l m n o p q r s t u v w"},),
+    "SelectiveScan": ({"name": "carried_state", "prompt": "On Monday it rained, on Tuesday it snowed, and on Wednesday"},),
+    "LinearAttention": ({"name": "carried_state", "prompt": "On Monday it rained, on Tuesday it snowed, and on Wednesday"},),
     "TiedEmbeddings": ({"name": "rare_words", "prompt": "The quokka, the axolotl and the pangolin met near"},),
-    "Alibi": ({"name": "near_and_far", "prompt": "First came the king. Then came the queen. Then came the prince. First came the"},),
+    "Alibi": ({"name": "near_and_far", "prompt": "The first person to enter the old house was the doctor, who"},),
 }  # fmt: skip
 """Operation -> questions that lean on it, judged as language: what they need is a computation without error."""
 LONG_PROMPT: dict[str, Any] = {

@@ -51,6 +51,9 @@ def _in_order(entries: Iterable[Evidence]) -> list[Evidence]:
     return sorted(entries, key=lambda entry: entry.id)
 
 
+HEADERS_ONLY = "dim-smoke reads headers and infers nothing"
+
+
 def integrity(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
     """G0: every artifact was inspected and nothing about its files is falsified."""
     if header.cells and all(cell.startswith("endpoint·") for cell in header.cells):
@@ -71,6 +74,9 @@ def integrity(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdi
     if not wanted or wanted - opened:
         missing = ", ".join(sorted(f"{f} {q}".strip() for f, q in wanted - opened)) or "no artifact"
         return _verdict("G0", None, f"not inspected: {missing}")
+    open_ = [e for e in entries if e.gate_id.startswith("G0-KERNEL-") and e.outcome is Outcome.INCONCLUSIVE]
+    if open_:
+        return _verdict("G0", None, open_[-1].reason, open_)
     passed = [entry for entry in entries if entry.outcome is Outcome.CORROBORATED]
     return _verdict(
         "G0", Outcome.CORROBORATED, f"{len(passed)} claims about {len(wanted)} files hold", passed
@@ -79,6 +85,8 @@ def integrity(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdi
 
 def loading(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
     """G1: each planned format loads in its engine."""
+    if header.tier is Tier.DIM_SMOKE:
+        return _verdict("G1", Outcome.INAPPLICABLE, HEADERS_ONLY)
     entries = _in_order(entry for entry in evidence if entry.gate_id in LOAD_GATES)
     failed = [entry for entry in entries if entry.outcome.failed]
     if failed:
@@ -95,6 +103,8 @@ def loading(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict
 
 def inference(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
     """G2: each planned cell generates text for a basic prompt."""
+    if header.tier is Tier.DIM_SMOKE:
+        return _verdict("G2", Outcome.INAPPLICABLE, HEADERS_ONLY)
     basic: dict[str, list[Evidence]] = defaultdict(list)
     for entry in _in_order(evidence):
         if entry.scenario.claim.kind in TEXT_KINDS and entry.scenario.claim.basic:
@@ -125,6 +135,8 @@ def stability(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdi
     survived = [
         entry for entry in entries if entry.response is not None and entry.scenario.claim.kind in TEXT_KINDS
     ]
+    if not survived and header.tier is Tier.DIM_SMOKE:
+        return _verdict("G3", Outcome.INAPPLICABLE, HEADERS_ONLY)
     if not survived:
         return _verdict("G3", None, "nothing was generated, so nothing could crash")
     return _verdict("G3", Outcome.CORROBORATED, f"{len(survived)} answers, no crash, no hang", survived)
@@ -132,6 +144,8 @@ def stability(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdi
 
 def sanity(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
     """G4: generated text is not garbage, unless the ground truth talks the same garbage."""
+    if header.tier is Tier.DIM_SMOKE:
+        return _verdict("G4", Outcome.INAPPLICABLE, HEADERS_ONLY)
     texts = _in_order(entry for entry in evidence if entry.scenario.claim.kind in TEXT_KINDS and _text(entry))
     if not texts:
         return _verdict("G4", None, "no text was generated")

@@ -57,7 +57,7 @@ _EXAMPLES: dict[str, tuple[object, object, object]] = {
     "template_equality": ({"messages": [{"role": "user", "content": ""}]}, "user:", "<|im_start|>user\n"),
     "template_total": ({"messages": [{"role": "user", "content": "a"}]}, "assistant:", "holds 'a'"),
     "control_tokens": ({"text": "<|im_end|>", "chat": False}, [2], []),
-    "greedy_determinism": ({**_ASKED, "between": "y"}, *_TEXTS),
+    "greedy_determinism": ({**_ASKED, "before": "y"}, *_TEXTS),
     "batch_invariance": ({"prompts": ["x", "y"], "max_tokens": 3}, *_TEXTS),
     "incremental_decoding": (
         {"text": "one two", "steps": 1},
@@ -75,7 +75,7 @@ _EXAMPLES: dict[str, tuple[object, object, object]] = {
         {"tokens": 2, "finish_reason": "length"},
         {"tokens": "at most 1"},
     ),
-    "seeded_sampling": ({**_ASKED, "between": "y", "seed": 0, "temperature": 1.0}, *_TEXTS),
+    "seeded_sampling": ({**_ASKED, "before": "y", "seed": 0, "temperature": 1.0}, *_TEXTS),
     "streaming": (_ASKED, {"pieces": " a"}, {"text": " a b"}),
     "odd_prompts": ({"prompt": "\u0000"}, "refused: the engine broke", "an answer"),
     "context_overflow": ({"over": 1, "long_prompt": False}, "answered with 512 tokens", "a refusal"),
@@ -130,8 +130,8 @@ _gate(
     "F-PROP-GREEDY-001",
     "greedy_determinism",
     Severity.P1,
-    "The same greedy request gets the same answer, whatever was asked in between",
-    "a request, another one, and the first again",
+    "The same greedy request gets the same answer, whatever was asked before",
+    "a request after another one, and after itself",
     f"equal ids, text and finish reason on a CPU; {_RULE}",
 )
 _gate(
@@ -179,7 +179,7 @@ _gate(
     "seeded_sampling",
     Severity.P1,
     "A sampled answer comes again with the same seed",
-    "a sampled request, another one, and the first again",
+    "a sampled request after another one, and after itself",
     f"equal ids and text on a CPU; {_RULE}",
 )
 _gate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apr_qa.gates import Check, Facts, Gate, corroborated, enter, falsified
+from apr_qa.gates import Check, Facts, Gate, corroborated, enter, falsified, inconclusive
 from apr_qa.vocabulary import Judgement, Severity
 
 MAX_PROMPT_BYTES = 1_000_000
@@ -62,6 +62,18 @@ def growth_is_bounded(facts: Facts) -> Judgement:
     if not facts["template"]:
         return corroborated("there is no template")
     return corroborated(f"{len(facts['renderings'])} long conversations stay within the limits")
+
+
+def length_triggers_nothing(facts: Facts) -> Judgement:
+    if facts["changes"]:
+        return falsified(f"the length of what is asked changes the prompt around it: {facts['changes'][0]}")
+    if not facts["template"]:
+        return corroborated("there is no template")
+    if facts["compared"] < 2:
+        return inconclusive("fewer than two renderings show what was asked")
+    return corroborated(
+        f"{facts['compared']} questions and conversations of all lengths have one surrounding"
+    )
 
 
 def words_are_words(facts: Facts) -> Judgement:
@@ -146,6 +158,19 @@ _gate(
     severity=Severity.P1,
     measure="a question of 11 KB and a conversation of 41 turns rendered: time, memory, bytes",
     threshold=f"no limit of the sandbox hit; <= {MAX_PROMPT_BYTES} bytes, <= {MAX_GROWTH} times what was asked",
+)
+_gate(
+    "F-SEC-TEMPLATE-001",
+    "The length of a question or a conversation changes nothing around it",
+    length_triggers_nothing,
+    (
+        {"template": True, "compared": 12, "changes": []},
+        {"template": True, "compared": 12, "changes": ["256 words instead of 1 words"]},
+    ),
+    severity=Severity.P1,
+    measure="questions of 1 to 1024 words and conversations of 1 to 41 turns rendered; text before and after them",
+    threshold="unchanged",
+    source="CycloneDX/specification#862",
 )
 _gate(
     "F-SEC-INJECT-001",

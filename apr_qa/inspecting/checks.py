@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from apr_qa.families.file_facts import contract_facts
 from apr_qa.formats import OpenModel
 from apr_qa.inspecting import (
     block_scales,
+    companions,
     folder_scan,
     living_weights,
     packed_scan,
@@ -42,6 +44,7 @@ CHECKS: Mapping[str, Callable[[OpenModel], dict[str, Any]]] = {
     "holes": value_patterns.holes,
     "packed": packed_scan.packed,
     "origin": origin,
+    "contract": contract_facts,
     "pickles": folder_scan.pickles,
     "remote_code": folder_scan.remote_code,
     "paths": folder_scan.paths,
@@ -49,10 +52,13 @@ CHECKS: Mapping[str, Callable[[OpenModel], dict[str, Any]]] = {
     "texts": text_scan.texts,
     "special_words": text_scan.special_words,
     "growth": text_scan.growth,
+    "surroundings": text_scan.surroundings,
     "layer_names": structure.names,
     "necessary_keys": structure.keys,
     "projections": structure.shapes,
     "token_rows": living_weights.rows,
     "template_tokens": living_weights.template_tokens,
     "vectors": living_weights.vectors,
+    "companions": companions.companions,
+    "file_type": companions.file_type,
 }

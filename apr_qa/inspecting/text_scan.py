@@ -24,6 +24,10 @@ _CONTROL_TOKENS = re.compile(
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 _LONG_TEXT = "The quick brown fox jumps over the lazy dog. " * 250
 _MANY_TURNS = 40
+_SENTINEL = "Zyxlengthqa"
+_LENGTHS = (1, 4, 16, 64, 256, 1024)
+"""Words of a question."""
+_TURNS = (1, 3, 5, 11, 21, 41)
 
 
 def names(model: OpenModel) -> dict[str, Any]:
@@ -71,6 +75,38 @@ def growth(model: OpenModel) -> dict[str, Any]:
         asked = sum(len(message["content"].encode()) for message in messages)
         facts["renderings"].append({"asked": asked, "rendered": len(text.encode("utf-8", "replace"))})
     return facts
+
+
+def surroundings(model: OpenModel) -> dict[str, Any]:
+    """Render questions and conversations of several lengths, and look at what stands before and after them."""
+    facts: dict[str, Any] = {"template": bool(model.chat_template), "compared": 0, "changes": []}
+    if not model.chat_template:
+        return facts
+    questions = {f"{n} words": [" ".join([_SENTINEL] * n)] for n in _LENGTHS}
+    conversations = {f"{n} turns": [f"{_SENTINEL} {i}." for i in range(n)] for n in _TURNS}
+    for kind in (questions, conversations):
+        first: tuple[str, str, str] | None = None
+        for size, contents in kind.items():
+            around = _around(model, contents)
+            if around is None:
+                continue
+            facts["compared"] += 1
+            first = first or (size, *around)
+            if around != first[1:]:
+                facts["changes"].append(f"{size} instead of {first[0]}")
+    return facts
+
+
+def _around(model: OpenModel, contents: list[str]) -> tuple[str, str] | None:
+    """Return what is rendered before the first and after the last turn; None where that cannot be told."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    try:
+        text = chat_template.render(model.chat_template or "", turns, special_tokens=_special(model))
+    except InferenceFailed:
+        return None
+    if contents[0] not in text or contents[-1] not in text:
+        return None
+    return text.partition(contents[0])[0], text.rpartition(contents[-1])[2]
 
 
 def _special(model: OpenModel) -> dict[str, str]:

@@ -27,6 +27,7 @@ _LEAST_VALUES = 32
 _FLOATS = ("f16", "bf16", "f32", "f64")
 _SQUEEZED_SHARE = 0.995
 _SQUEEZED_LEVELS = 64
+_LEAST_SIGN_SHARE = 0.2
 _HOLE_BYTES = 4096
 _PIECE = 512
 
@@ -96,9 +97,12 @@ def fault_of(rows: npt.NDArray[np.float32], dtype: str) -> str:
 def _squeezed(rows: npt.NDArray[np.float32]) -> str:
     import numpy as np
 
-    # Norms and levels of ternary weights lie close together as well, in few distinct magnitudes.
+    # Norms and decay rates have one sign, levels of ternary weights few distinct magnitudes.
     magnitudes = np.abs(rows[rows != 0])
-    inside = np.count_nonzero((magnitudes >= 2.0**-3) & (magnitudes < 2.0)) / max(1, magnitudes.size)
+    inside = np.count_nonzero((magnitudes >= 2.0**-3) & (magnitudes < 4.0)) / max(1, magnitudes.size)
+    negative = np.count_nonzero(rows < 0) / max(1, magnitudes.size)
+    if not _LEAST_SIGN_SHARE < negative < 1 - _LEAST_SIGN_SHARE:
+        return ""
     small = np.count_nonzero(magnitudes < float(np.sqrt(np.mean(magnitudes**2))) / 8) / max(
         1, magnitudes.size
     )
@@ -108,7 +112,7 @@ def _squeezed(rows: npt.NDArray[np.float32]) -> str:
         or np.unique(magnitudes).size < _SQUEEZED_LEVELS
     ):
         return ""
-    return "nearly all of its magnitudes lie between 1/8 and 2, as when bfloat16 is read as float16"
+    return "nearly all of its magnitudes lie between 1/8 and 4, as when bfloat16 is read as float16"
 
 
 def holes(model: OpenModel) -> dict[str, Any]:

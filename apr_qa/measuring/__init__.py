@@ -13,7 +13,17 @@ from apr_qa.vocabulary import Artifact, Scenario
 def measured(session: Session, scenario: Scenario, artifact: Artifact) -> dict[str, Any]:
     """Return the facts that a claim of kind ``measure`` asks for; raises Inapplicable or InferenceFailed."""
     from apr_qa.evaluation import perplexity
-    from apr_qa.measuring import edges, golden, lifecycle, other_runtime, refusal, speed, stability
+    from apr_qa.measuring import (
+        edges,
+        fallback,
+        golden,
+        kernels,
+        lifecycle,
+        other_runtime,
+        refusal,
+        speed,
+        stability,
+    )
 
     params, target, path = scenario.claim.params, scenario.target, Path(artifact.path)
     checks: dict[str, Any] = {
@@ -26,7 +36,9 @@ def measured(session: Session, scenario: Scenario, artifact: Artifact) -> dict[s
         "refusal": lambda: refusal.refusal(params, target, path),
         "other_runtime": lambda: other_runtime.compare(session, params, path),
         "perplexity": lambda: perplexity.measure(session, params),
+        "kernels": lambda: kernels.kernels(params, path, target.format),
         "golden": lambda: golden.compare(session, params, artifact),
+        "fallback": lambda: fallback.fallback(session, target, path),
     }
     name = str(params["check"])
     if name not in checks:

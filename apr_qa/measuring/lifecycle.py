@@ -96,7 +96,7 @@ class _Walker:
         self.entries, self.exits = dict(params["entries"]), dict(params["exits"])
         self.words, self.failures = dict(params["actions"]), set(params["failures"])
         self.doing = doing
-        self.state = str(params["start"])
+        self.start = self.state = str(params["start"])
         self.steps: list[str] = []
         self.failed: list[str] = []
         self.walked: set[int] = set()
@@ -111,10 +111,22 @@ class _Walker:
             event = self._take(index)
 
     def facts(self) -> dict[str, Any]:
-        wanted = [i for i in range(len(self.edges)) if self._healthy(i)]
+        within = self._healthy_states()
+        wanted = [i for i, edge in enumerate(self.edges) if self._healthy(i) and edge[0] in within]
         left = [" ".join(self.edges[i][:3]) for i in wanted if i not in self.walked]
-        skipped = [" ".join(edge[:3]) for i, edge in enumerate(self.edges) if not self._healthy(i)]
+        skipped = [" ".join(edge[:3]) for i, edge in enumerate(self.edges) if i not in wanted]
         return {"steps": self.steps, "failed": self.failed, "left": left, "not_provoked": skipped}
+
+    def _healthy_states(self) -> set[str]:
+        """Return the states that can be reached without a failure."""
+        seen, left = {self.start}, [self.start]
+        while left:
+            here = left.pop()
+            for i, edge in enumerate(self.edges):
+                if edge[0] == here and self._healthy(i) and edge[2] not in seen:
+                    seen.add(edge[2])
+                    left.append(edge[2])
+        return seen
 
     def _healthy(self, index: int) -> bool:
         _, event, _, action = self.edges[index]

@@ -28,7 +28,7 @@ SESSION, PAIR, SERVER = "session", "pair", "server"
 """What a property looks at: one loaded model, that model beside the ground truth's file, or a server."""
 
 TEXTS: Mapping[Tier, int] = {
-    Tier.MVP: 150,
+    Tier.MVP: 100,
     Tier.QUICK: 300,
     Tier.CI: 800,
     Tier.STANDARD: 800,
@@ -37,7 +37,7 @@ TEXTS: Mapping[Tier, int] = {
 """Examples of a property that only runs a tokenizer: about a millisecond each."""
 
 TEMPLATES: Mapping[Tier, int] = {
-    Tier.MVP: 40,
+    Tier.MVP: 25,
     Tier.QUICK: 100,
     Tier.CI: 300,
     Tier.STANDARD: 300,
@@ -48,7 +48,7 @@ TEMPLATES: Mapping[Tier, int] = {
 ANSWERS: Mapping[Tier, int] = {Tier.MVP: 1, Tier.QUICK: 3, Tier.CI: 6, Tier.STANDARD: 6, Tier.DEEP: 60}
 """Examples of a property that lets the model generate: some tokens each."""
 
-BUDGET_S: Mapping[Tier, float] = {Tier.MVP: 1.0, Tier.QUICK: 3.0, Tier.DEEP: 30.0}
+BUDGET_S: Mapping[Tier, float] = {Tier.MVP: 2.0, Tier.QUICK: 4.0, Tier.DEEP: 30.0}
 """Seconds after which a search begins no further example; see `DEFAULT_BUDGET_S` for the other tiers."""
 
 DEFAULT_BUDGET_S = 8.0

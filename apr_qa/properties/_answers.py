@@ -93,7 +93,7 @@ def _near_tie(subject: Subject, before: list[int], ours: Sequence[int], theirs: 
     return ranked[0] - ranked[1] <= TIE_SHARE * noise(subject.target) * float(row.std())
 
 
-def cases(least: int = 3, most: int = 6, **more: SearchStrategy[Any]) -> SearchStrategy[dict[str, Any]]:
+def cases(least: int = 1, most: int = 6, **more: SearchStrategy[Any]) -> SearchStrategy[dict[str, Any]]:
     """Return cases of a prompt and a number of new tokens, with what ``more`` adds."""
     from hypothesis import strategies as st
 

@@ -19,7 +19,7 @@ def strategy(subject: Subject) -> SearchStrategy[Case]:
     from hypothesis import strategies as st
 
     several = st.lists(prompts(), min_size=2, max_size=4)
-    return st.fixed_dictionaries({"prompts": several, "max_tokens": st.integers(3, 6)})
+    return st.fixed_dictionaries({"prompts": several, "max_tokens": st.integers(1, 6)})
 
 
 def check(subject: Subject, case: Case) -> Finding | None:

@@ -22,7 +22,7 @@ def strategy(subject: Subject) -> SearchStrategy[Case]:
     from hypothesis import strategies as st
 
     several = st.lists(st.sampled_from(WORDS), min_size=2, max_size=6, unique=True)
-    return st.fixed_dictionaries({"prompts": several, "max_tokens": st.integers(3, 6)})
+    return st.fixed_dictionaries({"prompts": several, "max_tokens": st.integers(2, 6)})
 
 
 def check(subject: Subject, case: Case) -> Finding | None:

@@ -31,7 +31,7 @@ def check(subject: Subject, case: Case) -> Finding | None:
     if session.context_size <= 0:
         raise Inapplicable("nothing says how large the context is")
     request = _request(subject, int(case["over"]), bool(case["long_prompt"]))
-    before = alone(subject, _PROMPT, 2)
+    before = alone(subject, _PROMPT, 1)
     try:
         answer = session.generate([request])[0]
     except InferenceFailed as refusal:
@@ -40,7 +40,7 @@ def check(subject: Subject, case: Case) -> Finding | None:
     else:
         if answer.finish_reason != "error":
             return Finding(f"answered with {len(answer.token_ids or ())} tokens", "a refusal")
-    after = alone(subject, _PROMPT, 2)
+    after = alone(subject, _PROMPT, 1)
     return None if after.token_ids == before.token_ids else told(after, before)
 
 

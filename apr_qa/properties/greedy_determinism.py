@@ -1,4 +1,4 @@
-"""The same greedy request gets the same answer again, whatever was asked in between."""
+"""The same greedy request gets the same answer again, whatever was asked before."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def strategy(subject: Subject) -> SearchStrategy[Case]:
-    """Draw a request and one to put in between."""
-    return cases(between=prompts())
+    """Draw a request and one to put before it."""
+    return cases(before=prompts())
 
 
 def check(subject: Subject, case: Case) -> Finding | None:
-    """Ask, ask something else, ask again; on a CPU both answers are the same to the last bit."""
+    """Ask after something else and after the same; on a CPU both answers are the same to the last bit."""
     prompt, count = str(case["prompt"]), int(case["max_tokens"])
+    alone(subject, str(case["before"]), count)
     first = alone(subject, prompt, count)
-    alone(subject, str(case["between"]), count)
     again = alone(subject, prompt, count)
     if (first.text, first.token_ids, first.finish_reason) == (
         again.text,
@@ -40,7 +40,7 @@ enter(
         name="greedy_determinism",
         gate_id="F-PROP-GREEDY-001",
         severity=Severity.P1,
-        title="The same greedy request gets the same answer, whatever was asked in between",
+        title="The same greedy request gets the same answer, whatever was asked before",
         needs=SESSION,
         modality="run",
         strategy=strategy,

@@ -1,4 +1,4 @@
-"""A sampled answer comes again with the same seed, whatever was asked in between."""
+"""A sampled answer comes again with the same seed, whatever was asked before."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def strategy(subject: Subject) -> SearchStrategy[Case]:
-    """Draw a request with a seed and a temperature, and one to put in between."""
+    """Draw a request with a seed and a temperature, and one to put before it."""
     from hypothesis import strategies as st
 
-    return cases(between=prompts(), seed=st.integers(0, 2**31), temperature=st.sampled_from((0.5, 1.0, 2.0)))
+    return cases(before=prompts(), seed=st.integers(0, 2**31), temperature=st.sampled_from((0.5, 1.0, 2.0)))
 
 
 def check(subject: Subject, case: Case) -> Finding | None:
-    """Sample, sample something else, sample again."""
+    """Sample after something else and after the same."""
     if subject.target.backend == "gpu":
         raise OutOfPromise  # sums in another order move the borders between tokens
     prompt, count = str(case["prompt"]), int(case["max_tokens"])
     how = {"temperature": float(case["temperature"]), "seed": int(case["seed"])}
+    alone(subject, str(case["before"]), count, temperature=1.0, seed=how["seed"])
     first = alone(subject, prompt, count, **how)
-    alone(subject, str(case["between"]), count, temperature=1.0, seed=how["seed"])
     again = alone(subject, prompt, count, **how)
     return None if (first.text, first.token_ids) == (again.text, again.token_ids) else told(again, first)
 

@@ -24,6 +24,10 @@ LOOKS: tuple[tuple[str, str, Severity, dict[str, Any]], ...] = (
     ("F-CHECK-006", "positions", _P0, {}),
     ("F-CHECK-007", "key_value_cache", _P0, {}),
     ("F-CHECK-001", "tokenizer_round_trip", _P1, {}),
+    ("F-STATE-TIMING-001", "key_value_cache", _P1, {}),
+    ("F-STATE-CORRUPT-001", "interleaved", _P1, {}),
+    ("F-ERR-UNWRAP-001", "bad_calls", _P1, {}),
+    ("F-ERR-PROP-001", "error_in_batch", _P2, {}),
     ("F-PROFILE-001", "trace", _P2, {}),
     ("F-PROFILE-002", "trace", _P2, {}),
     ("F-BENCH-001", "benchmark", _P2, _SPEED),
@@ -44,7 +48,7 @@ LOOKS: tuple[tuple[str, str, Severity, dict[str, Any]], ...] = (
 )
 """Gate, check of the session, severity, parameters."""
 
-_BY_TIER = {Tier.QUICK: 14, Tier.STANDARD: len(LOOKS), Tier.DEEP: len(LOOKS)}
+_BY_TIER = {Tier.QUICK: 18, Tier.STANDARD: len(LOOKS), Tier.DEEP: len(LOOKS)}
 """How many of `LOOKS` a tier asks; the others ask none, because mvp has to be cheap enough for every commit."""
 
 

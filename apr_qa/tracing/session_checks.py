@@ -13,7 +13,7 @@ import msgspec
 from apr_qa.backends import Session
 from apr_qa.errors import Inapplicable, UsageError
 from apr_qa.golden import session as golden
-from apr_qa.tracing import canary
+from apr_qa.tracing import behaviour, canary
 from apr_qa.tracing.stages import LEVELS, Seen, Sink, summary
 
 if TYPE_CHECKING:
@@ -287,6 +287,7 @@ CHECKS = {
     "key_value_cache": cache,
     "benchmark": benchmark,
     "tokenizer_round_trip": round_trips,
+    **behaviour.CHECKS,
     "canary": canary.checked,
     "canary_snapshot": canary.snapshot,
     "golden_generate": golden.generate,

@@ -10,14 +10,13 @@ from apr_qa.vocabulary import Artifact, Claim, Severity, Tier
 
 _WHOLE = (Tier.STANDARD, Tier.DEEP)
 _SURFACE = (Tier.MVP, Tier.QUICK, Tier.CI)
-_FAILURES = {
-    "F-CONV-TNAME-001": "tensor_names",
-    "F-CONV-DEQUANT-001": "values",
-    "F-CONV-CONFIG-001": "config",
-    "F-CONV-MISSING-001": "missing",
-    "F-CONV-INFER-001": "inference",
-    "F-CONV-UNKNOWN-002": "unknown",
-}
+_FAILURES = (
+    "F-CONV-TNAME-001",
+    "F-CONV-DEQUANT-001",
+    "F-CONV-CONFIG-001",
+    "F-CONV-MISSING-001",
+    "F-CONV-UNKNOWN-002",
+)
 
 
 def trip_claims(truth: Artifact, artifact: Artifact, tier: Tier) -> tuple[Claim, ...]:
@@ -72,10 +71,9 @@ def _from_gguf() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _failures(paths: list[str], **more: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    for gate, kind in _FAILURES.items():
-        drop = more if gate == "F-CONV-UNKNOWN-002" else {}
-        if kind != "inference":
-            yield gate, {"check": "failures", "paths": paths, **drop}
+    for gate in _FAILURES[:-1]:
+        yield gate, {"check": "failures", "paths": paths}
+    yield _FAILURES[-1], {"check": "failures", "paths": paths, **more}
 
 
 def _pair(pair: str, one: str, other: str, **more: Any) -> Iterator[tuple[str, dict[str, Any]]]:

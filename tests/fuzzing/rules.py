@@ -88,13 +88,13 @@ def safetensors(data: bytes) -> Verdict:
     if length > 100_000_000 or 8 + length > len(data):
         return "header length"
     raw = data[8 : 8 + length]
-    if raw[:1] != b"{":
-        return "the header does not begin with {"
-    if raw.rstrip(b" ")[-1:] != b"}":
-        return "padding other than spaces"
+    if raw[:1] != b"{" or raw.rstrip(b" ")[-1:] != b"}":
+        return "no object, or padding other than spaces"
     header, verdict = _parsed(raw)
-    if verdict != "":
-        return verdict
+    return verdict if verdict != "" else _safetensors_header(header, len(data) - 8 - length)
+
+
+def _safetensors_header(header: dict[str, Any], payload: int) -> Verdict:
     extra = header.pop("__metadata__", {})
     if not isinstance(extra, dict) or not all(isinstance(v, str) for v in extra.values()):
         return None if extra is None else "__metadata__"
@@ -104,14 +104,14 @@ def safetensors(data: bytes) -> Verdict:
         fault = _safetensors_entry(entry)
         if fault:
             return fault
-        open_question |= fault is None or bool(_CONTROL.search(name)) or len(name) > 512 or not name
+        open_question |= fault is None or bool(_CONTROL.search(name)) or not 0 < len(name) <= 512
         spans.append(tuple(entry["data_offsets"]))
     at = 0
     for begin, end in sorted(spans):
         if begin != at:
             return "gap or overlap"
         at = end
-    if 8 + length + at != len(data):
+    if at != payload:
         return "file length"
     return None if open_question else ""
 
@@ -221,35 +221,35 @@ def _gguf_tensors(reader: _Reader, count: int, alignment: int, unclear: bool) ->
     names: set[bytes] = set()
     spans = []
     for _ in range(count):
-        name, dims = reader.text(), []
-        number = reader.number("I")
+        name, number = reader.text(), reader.number("I")
         if number > 4:
             return "dimensions"
-        for _ in range(number):
-            dims.append(reader.number("Q"))
+        dims = [reader.number("Q") for _ in range(number)]
         kind, offset = reader.number("I"), reader.number("Q")
-        if not name or len(name) > 64 or name in names:
-            return "name"
+        fault = _gguf_name(name, names)
+        if fault:
+            return fault
         names.add(name)
-        try:
-            unclear |= bool(_CONTROL.search(name.decode()))
-        except UnicodeDecodeError:
-            return "name"
         if kind not in GGML:
             return "removed type" if kind in (4, 5, 31, 32, 33) or kind > 60 else None
-        if not dims or 0 in dims:
+        if fault is None or not dims or 0 in dims:
             unclear = True
             continue
         block, size = GGML[kind]
-        if math.prod(dims) >= 2**63:
-            return "shape"
-        if dims[0] % block:
-            return "row length"
-        if offset % alignment:
-            return "offset"
+        if math.prod(dims) >= 2**63 or dims[0] % block or offset % alignment:
+            return "shape or offset"
         spans.append((offset, math.prod(dims) // block * size))
     start = -(-reader.at // alignment) * alignment
     return _gguf_extent(sorted(spans), start, alignment, len(reader.data), unclear)
+
+
+def _gguf_name(name: bytes, before: set[bytes]) -> Verdict:
+    if not name or len(name) > 64 or name in before:
+        return "name"
+    try:
+        return None if _CONTROL.search(name.decode()) else ""
+    except UnicodeDecodeError:
+        return "name"
 
 
 def _gguf_extent(
@@ -272,23 +272,11 @@ def _gguf_extent(
 
 def apr(data: bytes) -> Verdict:
     """Judge an APR version 2 file: header, checksums, metadata, index, extents."""
-    if data[:4] not in (b"APR\0", b"APR2"):
-        return "magic"
-    if len(data) < 64:
-        return "too short"
-    major, minor, flags, count, at, size, index_at, data_at = struct.unpack_from("<BBHIQIQQ", data, 4)
-    if (major, minor) != (2, 0) or at != 64 or any(data[44:64]):
-        return "header"
-    if zlib.crc32(data[:40] + data[44:64]) != struct.unpack_from("<I", data, 40)[0]:
-        return "header checksum"
-    if flags & 0x0800:
-        return "column-major"
-    if flags & 0x0017:
-        return None  # compressed, encrypted, sharded: readable to nobody who must agree
-    if 64 + size > len(data) or index_at > len(data) or data_at > len(data) or index_at % 64 or data_at % 64:
-        return "extent"
-    if index_at != 64 + -(-size // 64) * 64 or data_at < index_at:
-        return "extent"
+    fault = _apr_header(data)
+    if fault != "":
+        return fault
+    flags, count = struct.unpack_from("<HI", data, 6)
+    size, index_at, data_at = struct.unpack_from("<IQQ", data, 20)
     _, verdict = _parsed(data[64 : 64 + size])
     if verdict:
         return None if verdict == "a key twice" else verdict
@@ -298,26 +286,40 @@ def apr(data: bytes) -> Verdict:
         return "index cut short"
     if fault:
         return fault
-    if (
-        any(data[64 + size : index_at])
-        or any(data[index_at + used : data_at])
-        or data_at - index_at - used >= 64
-    ):
+    padding = data[64 + size : index_at] + data[index_at + used : data_at]
+    padding += b"".join(data[data_at + at + n : data_at + at + -(-n // 64) * 64] for at, n in spans)
+    if any(padding) or data_at - index_at - used >= 64:
         return "padding"
-    end = max((offset + -(-size // 64) * 64 for offset, size in spans), default=0)
-    if any(
-        any(data[data_at + offset + size : data_at + offset + -(-size // 64) * 64]) for offset, size in spans
-    ):
-        return "padding of a payload"
-    required = data_at + end
+    required = data_at + max((at + -(-n // 64) * 64 for at, n in spans), default=0)
+    tail = _apr_tail(data, required, signed=bool(flags & 8))
+    return None if not tail and (fault is None or verdict is None) else tail
+
+
+def _apr_header(data: bytes) -> Verdict:
+    if data[:4] not in (b"APR\0", b"APR2") or len(data) < 64:
+        return "magic"
+    major, minor, flags, _, at, size, index_at, data_at = struct.unpack_from("<BBHIQIQQ", data, 4)
+    if (major, minor) != (2, 0) or at != 64 or any(data[44:64]):
+        return "header"
+    if zlib.crc32(data[:40] + data[44:64]) != struct.unpack_from("<I", data, 40)[0]:
+        return "header checksum"
+    if flags & 0x0800:
+        return "column-major"
+    if flags & 0x0017:
+        return None  # compressed, encrypted, sharded: readable to nobody who must agree
+    if index_at != 64 + -(-size // 64) * 64 or not index_at <= data_at <= len(data) or data_at % 64:
+        return "extent"
+    return ""
+
+
+def _apr_tail(data: bytes, required: int, *, signed: bool) -> Verdict:
     if len(data) < required:
         return "cut short"
-    if len(data) == required + 4 and not flags & 8:
-        if zlib.crc32(data[:required]) != struct.unpack_from("<I", data, required)[0]:
-            return "footer"
-    elif len(data) != required:
-        return None if flags & 8 else "trailing bytes"
-    return None if fault is None or verdict is None else ""
+    if signed:
+        return "" if len(data) == required else None
+    if len(data) == required + 4:
+        return "" if zlib.crc32(data[:required]) == struct.unpack_from("<I", data, required)[0] else "footer"
+    return "" if len(data) == required else "trailing bytes"
 
 
 def _apr_index(index: bytes, count: int) -> tuple[Verdict, list[tuple[int, int]], int]:
