@@ -36,6 +36,8 @@ _SIGNS = (
     "failed to allocate",
     "unable to allocate",
     "out of memory",
+    "Memory allocation still failed",
+    "mem_buffer != NULL",
     "failed to map segment from shared object",
 )
 """How Python, C++, Rust, torch, the C library and ggml say that they got no memory."""

@@ -24,9 +24,9 @@ from apr_qa import plan, workspace
 from apr_qa.defects import DEFECTS, Defect, Inexpressible, Specimen
 from apr_qa.drill_models import Healthy, Switch
 from apr_qa.errors import AprQaError, EnvironmentFault, UsageError
+from apr_qa.inference.faults import FAULT_VARIABLE
 from apr_qa.preparation import prepare
 from apr_qa.vocabulary import FILE_MODALITIES, FORMATS, Artifact, Evidence, Outcome, Record, Severity
-from apr_qa.worker import FAULT_VARIABLE
 
 CAUGHT, MISSED, ALARM, PASSED, ERROR, NOT = (
     *("caught", "missed", "false alarm", "passed", "error", "not expressible"),
@@ -104,7 +104,6 @@ class Drill:
         self.exhaustive = exhaustive
         self.static = static
         """Leave the running cells out."""
-        self._engine = threading.Lock()
 
     def run(self, wanted: Sequence[tuple[Defect, str]], told: Told, *, jobs: int) -> list[Trial]:
         """Return one trial for each defect and container, missed ones first; raises KeyboardInterrupt."""
@@ -117,8 +116,11 @@ class Drill:
             told(trial)
             return trial
 
+        # A fault of the engine is told to all workers by the environment, so nothing else may run meanwhile.
+        together = [one for one in wanted if not one[0].runtime]
         with _interruptible(self.switch):
-            trials = Parallel(n_jobs=jobs, backend="threading")(delayed(attempt)(*one) for one in wanted)
+            trials = Parallel(n_jobs=jobs, backend="threading")(delayed(attempt)(*one) for one in together)
+            trials += [attempt(*one) for one in wanted if one[0].runtime]
         if self.switch.interrupted:
             raise KeyboardInterrupt
         done = [trial for trial in trials if trial is not None]
@@ -165,14 +167,15 @@ class Drill:
         if defect.alone:
             with _alone(healthy, copy) as batches:
                 return healthy.watched.run(batches, healthy.book, wanted)
-        for batch in () if defect.runtime else healthy.file_batches(copy):
-            entries += healthy.watched.run([batch], healthy.book, wanted)
+        for batch in healthy.file_batches(copy):
+            with _fault(defect):
+                entries += healthy.watched.run([batch], healthy.book, wanted)
             if any(map(wanted, entries)):
                 return entries
         if not self.static:
             cells = excused | healthy.failing_cells(copy.format)
             batches = healthy.cell_batches(copy)
-            with self._fault(defect):
+            with _fault(defect):
                 entries += healthy.watched.run(
                     batches,
                     healthy.book,
@@ -181,18 +184,18 @@ class Drill:
             entries = [e for e in entries if _about_files(e) or e.gate_id not in cells]
         return entries
 
-    @contextlib.contextmanager
-    def _fault(self, defect: Defect) -> Iterator[None]:
-        """Let the workers play a defect of the engine; one at a time, for it is said to all of them."""
-        if not defect.runtime:
-            yield
-            return
-        with self._engine:
-            os.environ[FAULT_VARIABLE] = defect.runtime
-            try:
-                yield
-            finally:
-                del os.environ[FAULT_VARIABLE]
+
+@contextlib.contextmanager
+def _fault(defect: Defect) -> Iterator[None]:
+    """Let the workers play a defect of the engine for as long as the block runs."""
+    if not defect.runtime:
+        yield
+        return
+    os.environ[FAULT_VARIABLE] = defect.runtime
+    try:
+        yield
+    finally:
+        del os.environ[FAULT_VARIABLE]
 
 
 def catches(defect: Defect, entry: Evidence, excused: frozenset[str]) -> bool:

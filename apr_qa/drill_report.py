@@ -114,7 +114,7 @@ def _case(trial: Trial) -> TestCase:
     elif trial.verdict == ALARM:
         case.add_failure_info(f"{trial.gates[0].gate}: {why}", failure_type=ALARM)
     elif trial.verdict == ERROR:
-        case.add_error_info(why, error_type=ERROR)
+        case.add_error_info(why or ERROR, error_type=ERROR)
     elif trial.verdict == NOT:
         case.add_skipped_info(why or NOT)
     return case

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apr_qa.comparison.claims import file_claims
+from apr_qa.inspecting.claims import CLOSE_LOOKS
 from apr_qa.logits.claims import logit_claims
 from apr_qa.trips.claims import trip_claims
 from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target, Tier
@@ -31,23 +32,7 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("G0-TIED-HEAD-001", "tied_head", Severity.P0),
     ("G0-TOKENIZER-001", "tokenizer", Severity.P0),
     ("F-PROV-001", "provenance", Severity.P1),
-    ("G0-SPECIAL-001", "special_tokens", Severity.P0),
-    ("G0-SPECIAL-002", "special_tokens", Severity.P1),
-    ("G0-STOP-001", "special_ids", Severity.P0),
-    ("G0-STOP-002", "special_ids", Severity.P1),
-    ("G0-BOS-001", "beginning", Severity.P0),
-    ("G0-PAD-001", "special_ids", Severity.P2),
-    ("G0-VOCAB-ROWS", "vocabulary_rows", Severity.P0),
-    ("G0-TEMPLATE-001", "template", Severity.P1),
-    ("G0-TEMPLATE-SAFE", "template", Severity.P0),
-    ("G0-TEMPLATE-ROLES", "template", Severity.P1),
-    ("G0-TEMPLATE-PROMPT", "template", Severity.P1),
-    ("G0-TEMPLATE-TRIGGER", "template", Severity.P1),
-    ("G0-QUANT-SCALES", "block_scales", Severity.P0),
-    ("G0-QUANT-PACKED", "packed", Severity.P0),
-    ("G0-VALIDATE-003", "value_patterns", Severity.P0),
-    ("G0-VALIDATE-004", "holes", Severity.P0),
-    ("F-PROV-002", "origin", Severity.P2),
+    *CLOSE_LOOKS,
     ("G0-TENSOR-002", "layer_names", Severity.P0),
     ("G0-CONFIG-KEYS", "necessary_keys", Severity.P1),
     ("G0-LAYOUT-002", "projections", Severity.P0),

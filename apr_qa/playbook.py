@@ -17,7 +17,7 @@ from apr_qa import resources
 from apr_qa.errors import PlaybookError, UsageError
 from apr_qa.playbooks.commands import BUILT_IN
 from apr_qa.playbooks.faults import faults_of
-from apr_qa.playbooks.fields import HF_PARITY, ModelBlock
+from apr_qa.playbooks.fields import ANY_MODEL, HF_PARITY
 from apr_qa.playbooks.model import Playbook
 from apr_qa.playbooks.specification import Skip
 from apr_qa.playbooks.yaml_text import parse
@@ -88,9 +88,11 @@ def _completed(value: dict[str, Any], path: Path, variables: Mapping[str, str]) 
     if model:
         local = Path(model).expanduser()
         here = model.startswith(("/", ".", "~")) or local.exists()
-        value["model"] = {"id": re.sub(r"[^\w.-]+", "-", local.stem), "local_path": model} if here else {"id": model}
+        value["model"] = (
+            {"id": re.sub(r"[^\w.-]+", "-", local.stem), "local_path": model} if here else {"id": model}
+        )
     elif any(name in value for name in OPEN_TO_ANY_MODEL) or _compares_with_corpus(value):
-        value["model"] = ModelBlock.unnamed()
+        value["model"] = {"id": ANY_MODEL}
     if any(name in value for name in OPEN_TO_ANY_MODEL):
         value.setdefault("test_matrix", {"modalities": ["run"], "backends": ["cpu"]})
 

@@ -25,6 +25,8 @@ from apr_qa.errors import EnvironmentFault
 
 STOP_GRACE_S = 10.0
 STDERR_TAIL_BYTES = 4_000
+SEARCHED_BYTES = 64_000
+"""A native library reports on its way out what it was doing, after the line that says why."""
 
 
 class Child:
@@ -76,10 +78,10 @@ class Child:
             return f"signal {signal.Signals(-code).name}"
         return f"exit code {code}"
 
-    def stderr_tail(self) -> str:
+    def stderr_tail(self, most_bytes: int = STDERR_TAIL_BYTES) -> str:
         """Return the last lines the child wrote to standard error."""
         size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - STDERR_TAIL_BYTES))
+        self._stderr.seek(max(0, size - most_bytes))
         return self._stderr.read().decode("utf-8", errors="replace").strip()
 
     def terminate(self, grace_s: float = STOP_GRACE_S) -> dict[str, Any]:
@@ -186,6 +188,8 @@ def engine_environment(threads: int) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # ggml would start a debugger on itself before it aborts, whose report drowns the reason.
+        "GGML_NO_BACKTRACE": "1",
         "OMP_NUM_THREADS": count,
         # Spinning waits bring two processes on the same cores to a crawl.
         "OMP_WAIT_POLICY": "passive",
@@ -201,6 +205,6 @@ def with_last_words(reason: str, child: Child) -> str:
     """
     tail = child.stderr_tail()
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    if confinement.died_of_memory(tail):
+    if confinement.died_of_memory(child.stderr_tail(SEARCHED_BYTES)):
         reason = f"{confinement.EXCEEDED}: {reason}"
     return f"{reason}; last words: {lines[-1][:300]}" if lines else reason

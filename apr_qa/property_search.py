@@ -21,6 +21,9 @@ from apr_qa.vocabulary import Artifact, Claim, Scenario
 SHRINK_S = 12.0
 """Seconds that a counterexample is made smaller for."""
 
+REDUCTIONS = 200
+"""Parts that are tried to be left out of a counterexample after Hypothesis shrank it."""
+
 ENGINE_FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError),
@@ -130,12 +133,15 @@ class Search:
             self._deadline = time.monotonic() + self._budget_s
         return finding
 
-    def reduce(self, trials: int) -> None:
+    def reduce(self, trials: int, seconds: float) -> None:
         """Leave out parts of the counterexample as long as it stays one."""
         if self.best is None:
             return
+        ends = time.monotonic() + seconds
 
         def fails(case: Case) -> bool:
+            if time.monotonic() > ends:
+                return False
             with contextlib.suppress(OutOfPromise):
                 finding = self._finding(case)
                 if finding is not None:
@@ -195,7 +201,9 @@ def answer(subject: Subject, claim: Claim) -> dict[str, Any]:
         return search.facts()
     wanted = int(claim.params.get("max_examples", 0))
     if claim.params.get("reduce"):
-        search.reduce(wanted)
+        search.reduce(wanted, float(claim.params.get("limit_s", SHRINK_S)) / 2)
     elif search.best is None and wanted:
         search.draw(wanted, claim.seed)
+        # Choices out of a list do not get smaller by drawing; parts of them can be left out.
+        search.reduce(REDUCTIONS, SHRINK_S / 2)
     return search.facts()

@@ -1,4 +1,4 @@
-"""The registry: the models of ``certifications/models.csv``, and what the user may call them."""
+"""The registry: the models of ``certifications/models.csv``, what is known of them, and what they may be called."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from apr_qa import resources
 from apr_qa.containers.artifact_files import expanded
 from apr_qa.errors import UsageError
-from apr_qa.vocabulary import Model
+from apr_qa.ledger_row import size_category
+from apr_qa.vocabulary import Model, Record
 
 TABLE = "certifications/models.csv"
 COLUMNS = ("model_id", "family", "parameters")
@@ -60,6 +62,60 @@ def family(name: str) -> list[Model]:
     raise UsageError(
         f"no family is called {name!r}", fix=f"{_meant(name, families)}families: {', '.join(families)}"
     )
+
+
+class Entry(Record, frozen=True, omit_defaults=False):
+    """A model with what the family contracts know of it; empty where none does."""
+
+    id: str
+    org: str
+    family: str
+    parameters: str
+    """With its unit, 135M or 0.5B."""
+    size_category: str
+    contract: str = ""
+    """Name of the family contract."""
+    size_variant: str = ""
+    architecture: str = ""
+    kernel_class: str = ""
+    capabilities: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(msgspec.to_builtins(self))
+
+
+def entry(model: Model) -> Entry:
+    """Return what is known of a model."""
+    from apr_qa.families import contract, kernels
+
+    found = contract.member(model.id)
+    known = {}
+    if found is not None:
+        family_, member = found
+        class_ = kernels.class_of(model.id)
+        known = {
+            "contract": family_.family,
+            "size_variant": member.size,
+            "architecture": family_.architectures[0],
+            "kernel_class": class_.name if class_ else "",
+            "capabilities": tuple(member.capabilities),
+        }
+    return Entry(
+        id=model.id,
+        org=model.id.partition("/")[0] if "/" in model.id else "",
+        family=model.family,
+        parameters=model.parameters,
+        size_category=size_category(model.parameters),
+        **known,
+    )
+
+
+def of_kernel_class(name: str) -> list[Model]:
+    """Return the models of one kernel class in the order of the table; raises UsageError."""
+    from apr_qa.families import kernels
+
+    wanted = set(kernels.members_of(kernels.kernel_class(name)))
+    return [model for model in models() if model.id in wanted]
 
 
 def select(ids: Sequence[str], family_name: str | None = None, all_: bool = False) -> list[Model]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import msgspec
 
-from apr_qa.plan import ENGINES, cells
 from apr_qa.playbooks.commands import Asked
 from apr_qa.playbooks.drawn_tests import PropertyTest
-from apr_qa.playbooks.gate_names import ADDED, answers
+from apr_qa.playbooks.gate_names import ADDED
 from apr_qa.playbooks.machine import ACTIONS, FAILURES
 from apr_qa.playbooks.model import Playbook
 from apr_qa.playbooks.questions import Expectation, ScenarioBlock
 from apr_qa.playbooks.suites import ProfileCi, PropertyTests
 from apr_qa.properties import property_claims
-from apr_qa.scenarios import GATE_OF, claims, for_modality, listed, oracle_settings, prompted, tested
+from apr_qa.scenarios import GATE_OF, for_modality, listed, oracle_settings, prompted, tested
 from apr_qa.vocabulary import Claim, Severity, Target, Tier, digest
 
 MOST_TOKENS = 512
@@ -78,38 +76,6 @@ class Questions:
         """Return the measurements of a target whose modality the playbook leaves out."""
         found = claims_for(self.book, self.tier, target, self.baseline)
         return tuple(claim for claim in found if claim.kind in ("measure", "inspect"))
-
-
-def outline(book: Playbook, tier: Tier) -> dict[str, Any]:
-    """Return what a playbook asks of loaded models, before anything is looked up: cells, claims, notes.
-
-    Claims about files (header, tensors, comparison with the ground truth) come on top for every file.
-    """
-    questions = Questions(book, tier, claims(book, tier))
-    kinds: Counter[str] = Counter()
-    gates: dict[str, None] = {}
-    for format_name, device in product(book.formats, book.backends):
-        if book.skipped(format_name, device):
-            continue
-        for modality in dict.fromkeys((*book.modalities, "run")):
-            target = Target(
-                model=book.model.id or book.model.hf_repo,
-                format=format_name,
-                quantization=book.quantizations[0],
-                backend=device,
-                modality=modality,
-                engine=ENGINES[format_name],
-            )
-            asked = questions.of(target) if modality in book.modalities else questions.besides(target)
-            for claim in asked:
-                kinds[claim.kind] += 1
-                gates[claim.gate_id] = None
-    return {
-        "cells": list(cells(book.formats, book.backends, book.modalities)),
-        "claims": dict(kinds),
-        "gates": sorted({*gates, *(name for gate in book.asked_gates for name in answers(gate))}),
-        "notes": [*book.notes],
-    }
 
 
 # ---- questions of single cells

@@ -212,7 +212,7 @@ def _respond(
         facts = pkgutil.resolve_name("apr_qa.property_search:answered")(session, group[0], artifact, truth)
         return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
     if kind == "measure":
-        facts = pkgutil.resolve_name("apr_qa.measuring:measured")(session, group[0], artifact)
+        facts = pkgutil.resolve_name("apr_qa.measuring.checks:measured")(session, group[0], artifact)
         return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]
     facts = session.facts(str(claim.params["check"]), {**claim.params, "origin": artifact.origin})
     return [Response(facts=facts, duration_s=round(time.perf_counter() - started, 4))]

@@ -25,16 +25,27 @@ MODELS = (
     ("internlm2_5-7b-chat", "internlm/internlm2_5-7b-chat", "large", 300_000),
     ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "tiny", 30_000),
 )
-GATES: Fields = {name: "true" for name in ("g1_model_loads", "g2_basic_inference", "g3_no_crashes", "g4_output_quality")}
+GATES: Fields = dict.fromkeys(
+    ("g1_model_loads", "g2_basic_inference", "g3_no_crashes", "g4_output_quality"), "true"
+)
 ARITHMETIC: Fields = {"type": "arithmetic", "config": {"tolerance": 0.01}}
 GARBAGE: Fields = {"type": "garbage", "config": {"max_repetition_ratio": 0.3, "min_unique_chars": 10}}
-CODE: Fields = {"type": "code_syntax", "config": {"languages": ["python", "rust", "javascript", "go", "java", "cpp"]}}
+CODE: Fields = {
+    "type": "code_syntax",
+    "config": {"languages": ["python", "rust", "javascript", "go", "java", "cpp"]},
+}
 RESPONSE: Fields = {"type": "response", "config": {"min_relevance": 0.3}}
 INVARIANTS = (["I-2", "I-3"], ["I-2", "I-3", "I-4", "I-5"])
 
 
 def _model(name: str, repo: str, size: str, **more: object) -> Fields:
-    return {"hf_repo": repo, "formats": ["safetensors", "apr", "gguf"], "quantizations": ["q4_k_m"], "size_category": size, **more}
+    return {
+        "hf_repo": repo,
+        "formats": ["safetensors", "apr", "gguf"],
+        "quantizations": ["q4_k_m"],
+        "size_category": size,
+        **more,
+    }
 
 
 def _matrix(count: int = 1, timeout: int = 60_000, **more: object) -> Fields:
@@ -61,14 +72,37 @@ def _profile(measure: int = 2, **assertions: float) -> Fields:
 
 def _differential(deep: bool = False) -> Fields:
     found: Fields = {
-        "tensor_diff": {"enabled": True, "filter": "embed,lm_head", "gates": ["F-ROSETTA-DIFF-001", "F-ROSETTA-DIFF-002"]},
-        "inference_compare": {"enabled": "true", "prompt": "What is 2+2?", "max_tokens": 10, "tolerance": "1e-5", "gates": ["F-ROSETTA-INF-001"]},
+        "tensor_diff": {
+            "enabled": True,
+            "filter": "embed,lm_head",
+            "gates": ["F-ROSETTA-DIFF-001", "F-ROSETTA-DIFF-002"],
+        },
+        "inference_compare": {
+            "enabled": "true",
+            "prompt": "What is 2+2?",
+            "max_tokens": 10,
+            "tolerance": "1e-5",
+            "gates": ["F-ROSETTA-INF-001"],
+        },
     }
     if deep:
         found |= {
-            "format_validation": {"enabled": True, "checks": ["dtype_mapping", "tensor_alignment", "header_integrity"], "gates": ["F-ROSETTA-FMT-001", "F-ROSETTA-FMT-002"]},
-            "fingerprint": {"enabled": True, "tensors": "all", "stats": ["mean", "std", "min", "max", "checksum"], "gates": ["F-ROSETTA-FP-001", "F-ROSETTA-FP-002"]},
-            "validate_stats": {"enabled": True, "tolerance": {"layernorm": 0.001, "embedding": 0.1, "attention": 0.01}, "gates": ["F-ROSETTA-STATS-001", "F-ROSETTA-STATS-002"]},
+            "format_validation": {
+                "enabled": True,
+                "checks": ["dtype_mapping", "tensor_alignment", "header_integrity"],
+                "gates": ["F-ROSETTA-FMT-001", "F-ROSETTA-FMT-002"],
+            },
+            "fingerprint": {
+                "enabled": True,
+                "tensors": "all",
+                "stats": ["mean", "std", "min", "max", "checksum"],
+                "gates": ["F-ROSETTA-FP-001", "F-ROSETTA-FP-002"],
+            },
+            "validate_stats": {
+                "enabled": True,
+                "tolerance": {"layernorm": 0.001, "embedding": 0.1, "attention": 0.01},
+                "gates": ["F-ROSETTA-STATS-001", "F-ROSETTA-STATS-002"],
+            },
         }
     return found
 
@@ -78,8 +112,18 @@ def _trace(prompt: str = "2+2=") -> Fields:
 
 
 PROPERTIES: list[Fields] = [
-    {"name": "arithmetic_correctness", "generator": "arithmetic(a: i32, b: i32, op: +|-|*)", "oracle": "eval(a op b) == parse_int(output)", "count": 5},
-    {"name": "code_generation", "generator": "code_prompt(lang: python|rust|go|js)", "oracle": "is_valid_syntax(output, lang)", "count": 5},
+    {
+        "name": "arithmetic_correctness",
+        "generator": "arithmetic(a: i32, b: i32, op: +|-|*)",
+        "oracle": "eval(a op b) == parse_int(output)",
+        "count": 5,
+    },
+    {
+        "name": "code_generation",
+        "generator": "code_prompt(lang: python|rust|go|js)",
+        "oracle": "is_valid_syntax(output, lang)",
+        "count": 5,
+    },
 ]
 
 
@@ -95,7 +139,13 @@ def _mvp(name: str, repo: str, size: str, timeout: int) -> Fields:
         "failure_policy": "collect_all",
         "profile_ci": _profile(),
         "contract_tests": {"invariants": INVARIANTS[len(name) % 2]},
-        "metadata": {"author": "somebody", "tier": "mvp", "architecture": "llama", "expected_mqs": 88, "tags": ["mvp"]},
+        "metadata": {
+            "author": "somebody",
+            "tier": "mvp",
+            "architecture": "llama",
+            "expected_mqs": 88,
+            "tags": ["mvp"],
+        },
     }
 
 
@@ -112,7 +162,13 @@ def _full(name: str, repo: str, size: str, timeout: int) -> Fields:
         "failure_policy": "stop_on_p0",
         "property_tests": PROPERTIES,
         "differential_tests": _differential(),
-        "profile_ci": {"enabled": True, "warmup": 3, "measure": 10, "assertions": {"min_throughput": 3.0, "max_p99_ms": 2000}, "gates": ["F-PROFILE-CI-001", "F-PROFILE-CI-002"]},
+        "profile_ci": {
+            "enabled": True,
+            "warmup": 3,
+            "measure": 10,
+            "assertions": {"min_throughput": 3.0, "max_p99_ms": 2000},
+            "gates": ["F-PROFILE-CI-001", "F-PROFILE-CI-002"],
+        },
         "trace_payload": _trace("Explain the concept of recursion."),
         "metadata": {"author": "somebody", "architecture": "llama", "expected_mqs": 88},
     }
@@ -125,8 +181,18 @@ def _quick(name: str, repo: str, *_: object) -> Fields:
         "model": {"hf_repo": repo, "formats": ["gguf"], "quantizations": ["q4_k_m"]},
         "test_matrix": {"modalities": ["run"], "backends": ["cpu"], "scenario_count": 10},
         "oracles": [GARBAGE],
-        "property_tests": [{"name": "arithmetic", "generator": "arithmetic()", "oracle": "correct", "count": 10}],
-        "differential_tests": {"inference_compare": {"enabled": "yes", "prompt": "What is 2+2?", "max_tokens": 5, "tolerance": "1e-5", "gates": ["F-ROSETTA-INF-001", "F-ROSETTA-INF-003"]}},
+        "property_tests": [
+            {"name": "arithmetic", "generator": "arithmetic()", "oracle": "correct", "count": 10}
+        ],
+        "differential_tests": {
+            "inference_compare": {
+                "enabled": "yes",
+                "prompt": "What is 2+2?",
+                "max_tokens": 5,
+                "tolerance": "1e-5",
+                "gates": ["F-ROSETTA-INF-001", "F-ROSETTA-INF-003"],
+            }
+        },
         "trace_payload": {"enabled": "on", "prompt": "2+2=", "gates": ["F-TRACE-PAYLOAD-001"]},
     }
 
@@ -139,14 +205,32 @@ def _smoke(name: str, repo: str, size: str, timeout: int) -> Fields:
 
 
 def _kernel(name: str, repo: str, size: str, timeout: int) -> Fields:
-    prompts = ["What is 123*456? Give the steps.", "List all primes below 30.", "def fibonacci(n):", "What is 0.1+0.2?", "What is 999+1?"]
-    stated = {"expected_hidden_dim": 896, "expected_num_layers": 24, "expected_num_heads": 14, "expected_num_kv_heads": 2, "expected_vocab_size": 151936, "expected_intermediate_dim": 4864}
+    prompts = [
+        "What is 123*456? Give the steps.",
+        "List all primes below 30.",
+        "def fibonacci(n):",
+        "What is 0.1+0.2?",
+        "What is 999+1?",
+    ]
+    stated = {
+        "expected_hidden_dim": 896,
+        "expected_num_layers": 24,
+        "expected_num_heads": 14,
+        "expected_num_kv_heads": 2,
+        "expected_vocab_size": 151936,
+        "expected_intermediate_dim": 4864,
+    }
     return {
         **_mvp(name, repo, size, timeout),
         "version": "2.0.0",
         "model": _model(name, repo, size, family="qwen2", size_variant="0.5b", **stated),
         "test_matrix": _matrix(1, timeout, prompts=prompts),
-        "kernel_profile": {"family": "qwen2", "kernel_ops": ["RmsNorm", "Rope", "SwiGlu"], "prompt_count": 5, "long_context": "true"},
+        "kernel_profile": {
+            "family": "qwen2",
+            "kernel_ops": ["RmsNorm", "Rope", "SwiGlu"],
+            "prompt_count": 5,
+            "long_context": "true",
+        },
     }
 
 
@@ -161,7 +245,13 @@ def _ci(name: str, repo: str, *_: object) -> Fields:
             {"name": "code_completion", "generator": "code_prompt()", "oracle": "valid_syntax", "count": 25},
         ],
         "differential_tests": _differential(),
-        "profile_ci": {"enabled": True, "warmup": 2, "measure": 5, "assertions": {"min_throughput": 3.0, "max_p99_ms": 1000}, "gates": ["F-PROFILE-CI-001", "F-PROFILE-CI-002"]},
+        "profile_ci": {
+            "enabled": True,
+            "warmup": 2,
+            "measure": 5,
+            "assertions": {"min_throughput": 3.0, "max_p99_ms": 1000},
+            "gates": ["F-PROFILE-CI-001", "F-PROFILE-CI-002"],
+        },
         "trace_payload": _trace(),
     }
 
@@ -178,7 +268,10 @@ def _ladder(name: str, repo: str, size: str, timeout: int) -> Fields:
         "name": f"{name}-full",
         "model": {**_model(name, repo, size), "quantizations": ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]},
         "differential_tests": _differential(deep=True),
-        "profile_ci": {**_profile(10, min_throughput_cpu=5.0, max_p99_ms=5000.0), "gates": ["F-PROFILE-CI-001", "F-PROFILE-CI-002", "F-PERF-003", "F-PERF-005"]},
+        "profile_ci": {
+            **_profile(10, min_throughput_cpu=5.0, max_p99_ms=5000.0),
+            "gates": ["F-PROFILE-CI-001", "F-PROFILE-CI-002", "F-PERF-003", "F-PERF-005"],
+        },
         "ollama_parity": {
             "enabled": True,
             "model_tag": "coder:7b-instruct-q4_k_m",
@@ -193,13 +286,35 @@ def _ladder(name: str, repo: str, size: str, timeout: int) -> Fields:
 
 
 def _basic_verify(*_: object) -> Fields:
-    verified = [{"name": f"{f} loads and runs", "format": f, "prompt": "What is 2+2?", "expect": "4"} for f in ("safetensors", "apr", "gguf")]
-    verified.append({"name": "All formats agree", "type": "differential", "formats": ["safetensors", "apr", "gguf"], "prompt": "Write hello world", "tolerance": "semantic"})  # type: ignore[dict-item]
+    verified = [
+        {"name": f"{f} loads and runs", "format": f, "prompt": "What is 2+2?", "expect": "4"}
+        for f in ("safetensors", "apr", "gguf")
+    ]
+    verified.append(
+        {
+            "name": "All formats agree",
+            "type": "differential",
+            "formats": ["safetensors", "apr", "gguf"],
+            "prompt": "Write hello world",
+            "tolerance": "semantic",
+        }
+    )  # type: ignore[dict-item]
     return {
         "name": "basic-verify",
         "version": "1.0.0",
-        "model": {"hf_repo": "${MODEL_ID}", "formats": ["safetensors", "apr", "gguf"], "quantizations": ["q4_k_m"], "size_category": "auto"},
-        "test_matrix": {"modalities": ["run"], "backends": ["cpu"], "scenario_count": 3, "seed": 42, "timeout_ms": 60000},
+        "model": {
+            "hf_repo": "${MODEL_ID}",
+            "formats": ["safetensors", "apr", "gguf"],
+            "quantizations": ["q4_k_m"],
+            "size_category": "auto",
+        },
+        "test_matrix": {
+            "modalities": ["run"],
+            "backends": ["cpu"],
+            "scenario_count": 3,
+            "seed": 42,
+            "timeout_ms": 60000,
+        },
         "gates": GATES,
         "oracles": [ARITHMETIC, GARBAGE],
         "verification_tests": verified,
@@ -209,7 +324,10 @@ def _basic_verify(*_: object) -> Fields:
 
 def _mvp_matrix(*_: object) -> Fields:
     cells = itertools.product(("safetensors", "apr", "gguf"), ("cpu", "gpu"), ("run", "chat", "serve"))
-    rows = [{"format": f, "backend": b, "modality": m, "prompt": f"What is {i}+{i}?"} for i, (f, b, m) in enumerate(cells)]
+    rows = [
+        {"format": f, "backend": b, "modality": m, "prompt": f"What is {i}+{i}?"}
+        for i, (f, b, m) in enumerate(cells)
+    ]
     return {
         "name": "mvp-certification",
         "version": "1.0.0",
@@ -262,10 +380,30 @@ def _template(ending: str, count: int) -> Fields:
         "model": {"hf_repo": "${HF_REPO}", "formats": ["gguf", "safetensors"], "quantizations": ["q4_k_m"]},
         "test_matrix": {"modalities": ["run", "chat", "serve"], "backends": ["cpu"], "scenario_count": count},
         "property_tests": [
-            {"name": "basic_sanity", "generator": "arithmetic(a: 1..10, b: 1..10, op: +)", "oracle": "output.contains(expected)", "count": 10},
-            {"name": "chat_coherence", "generator": "chat_prompt()", "oracle": "coherent_response", "count": 3},
-            {"name": "deterministic_with_seed", "generator": "any_prompt(seed: fixed)", "oracle": "run(seed) == run(seed)", "count": 2},
-            {"name": "no_garbage_output", "generator": "any_prompt()", "oracle": "!is_garbage(output)", "count": 3},
+            {
+                "name": "basic_sanity",
+                "generator": "arithmetic(a: 1..10, b: 1..10, op: +)",
+                "oracle": "output.contains(expected)",
+                "count": 10,
+            },
+            {
+                "name": "chat_coherence",
+                "generator": "chat_prompt()",
+                "oracle": "coherent_response",
+                "count": 3,
+            },
+            {
+                "name": "deterministic_with_seed",
+                "generator": "any_prompt(seed: fixed)",
+                "oracle": "run(seed) == run(seed)",
+                "count": 2,
+            },
+            {
+                "name": "no_garbage_output",
+                "generator": "any_prompt()",
+                "oracle": "!is_garbage(output)",
+                "count": 3,
+            },
         ],
         "falsification_gates": FALSIFICATION,
     }
@@ -273,29 +411,87 @@ def _template(ending: str, count: int) -> Fields:
 
 SPECS: dict[str, list[Fields]] = {
     "G1-LOAD": [
-        {"name": "A GGUF of four bits loads", "command": "apr run ${VALID_GGUF_Q4} --dry-run", "expected": {"exit_code": 0}, "rationale": "usual"},
+        {
+            "name": "A GGUF of four bits loads",
+            "command": "apr run ${VALID_GGUF_Q4} --dry-run",
+            "expected": {"exit_code": 0},
+            "rationale": "usual",
+        },
         {"name": "APR loads", "command": "apr run ${VALID_APR} --dry-run", "expected": {"exit_code": 0}},
-        {"name": "SafeTensors loads", "command": "apr run ${VALID_SAFETENSORS} --dry-run", "expected": {"exit_code": 0}},
-        {"name": "No file", "command": "apr run /nonexistent/model.gguf --dry-run", "expected": {"exit_code": 1, "stderr_contains": "not found", "no_panic": "true"}},
-        {"name": "No model", "command": "apr run /etc/passwd --dry-run", "expected": {"exit_code": 1, "stderr_contains": "Invalid", "no_panic": True}},
-        {"name": "Cut off", "command": "apr run ${TRUNCATED_GGUF} --dry-run", "expected": {"exit_code": 1, "stderr_contains": "truncated", "no_panic": True}},
+        {
+            "name": "SafeTensors loads",
+            "command": "apr run ${VALID_SAFETENSORS} --dry-run",
+            "expected": {"exit_code": 0},
+        },
+        {
+            "name": "No file",
+            "command": "apr run /nonexistent/model.gguf --dry-run",
+            "expected": {"exit_code": 1, "stderr_contains": "not found", "no_panic": "true"},
+        },
+        {
+            "name": "No model",
+            "command": "apr run /etc/passwd --dry-run",
+            "expected": {"exit_code": 1, "stderr_contains": "Invalid", "no_panic": True},
+        },
+        {
+            "name": "Cut off",
+            "command": "apr run ${TRUNCATED_GGUF} --dry-run",
+            "expected": {"exit_code": 1, "stderr_contains": "truncated", "no_panic": True},
+        },
     ],
     "G2-INFER": [
-        {"name": "Sum", "command": "apr run ${MODEL} '2+2='", "expected": {"exit_code": 0, "stdout_not_empty": True}},
+        {
+            "name": "Sum",
+            "command": "apr run ${MODEL} '2+2='",
+            "expected": {"exit_code": 0, "stdout_not_empty": True},
+        },
         {"name": "Empty prompt", "command": "apr run ${MODEL} ''", "expected": {"exit_code": 0}},
         {"name": "Blanks", "command": "apr run ${MODEL} '   '", "expected": {"exit_code": 0}},
     ],
     "G3-STABLE": [
-        {"name": "Long output", "command": "apr run ${MODEL} 'Write a long story' --max-tokens 500", "expected": {"exit_code": 0, "no_panic": True}},
-        {"name": "Long prompt", "command": "apr run ${MODEL} '${LONG_PROMPT}' --max-tokens 10", "expected": {"no_panic": True, "no_sigsegv": True}},
-        {"name": "Unicode", "command": "apr run ${MODEL} '${UNICODE_PROMPT}'", "expected": {"no_panic": True}},
-        {"name": "One after the other", "command": "for i in $(seq 1 10); do\n  apr run ${MODEL} \"Test $i\" --max-tokens 5\ndone\n", "expected": {"no_panic": True}},
-        {"name": "No token", "command": "apr run ${MODEL} 'Test' --max-tokens 0", "expected": {"no_panic": True}},
-        {"name": "Interrupted", "timeout_ms": 5000, "command": "timeout 2 apr run ${MODEL} 'Write forever' --max-tokens 10000", "expected": {"no_panic": True}},
+        {
+            "name": "Long output",
+            "command": "apr run ${MODEL} 'Write a long story' --max-tokens 500",
+            "expected": {"exit_code": 0, "no_panic": True},
+        },
+        {
+            "name": "Long prompt",
+            "command": "apr run ${MODEL} '${LONG_PROMPT}' --max-tokens 10",
+            "expected": {"no_panic": True, "no_sigsegv": True},
+        },
+        {
+            "name": "Unicode",
+            "command": "apr run ${MODEL} '${UNICODE_PROMPT}'",
+            "expected": {"no_panic": True},
+        },
+        {
+            "name": "One after the other",
+            "command": 'for i in $(seq 1 10); do\n  apr run ${MODEL} "Test $i" --max-tokens 5\ndone\n',
+            "expected": {"no_panic": True},
+        },
+        {
+            "name": "No token",
+            "command": "apr run ${MODEL} 'Test' --max-tokens 0",
+            "expected": {"no_panic": True},
+        },
+        {
+            "name": "Interrupted",
+            "timeout_ms": 5000,
+            "command": "timeout 2 apr run ${MODEL} 'Write forever' --max-tokens 10000",
+            "expected": {"no_panic": True},
+        },
     ],
     "G4-VALID": [
-        {"name": "Sum", "command": "apr run ${MODEL} '2+2='", "expected": {"garbage_check": False, "min_unique_chars": 2}},
-        {"name": "Fact", "command": "apr run ${MODEL} 'The capital of France is'", "expected": {"garbage_check": "false", "min_unique_chars": 5}},
+        {
+            "name": "Sum",
+            "command": "apr run ${MODEL} '2+2='",
+            "expected": {"garbage_check": False, "min_unique_chars": 2},
+        },
+        {
+            "name": "Fact",
+            "command": "apr run ${MODEL} 'The capital of France is'",
+            "expected": {"garbage_check": "false", "min_unique_chars": 5},
+        },
     ],
 }
 
@@ -307,7 +503,13 @@ def _spec(gateway: str) -> Fields:
         "description": f"What {gateway} asks",
         "spec": {"id": gateway, "section": "7.1", "document": "spec.md", "requirement": "It must.\n"},
         "scenarios": SPECS[gateway],
-        "gate": {"id": gateway, "severity": "P0", "condition": "a &&\nb\n", "failure_action": "zero_mqs", "failure_message": "score zero"},
+        "gate": {
+            "id": gateway,
+            "severity": "P0",
+            "condition": "a &&\nb\n",
+            "failure_action": "zero_mqs",
+            "failure_message": "score zero",
+        },
         "metadata": {"author": "somebody", "spec_version": "1.1.0", "last_verified": "2026-01-30"},
     }
     if gateway == "G3-STABLE":
@@ -316,9 +518,18 @@ def _spec(gateway: str) -> Fields:
         fields["garbage_oracle"] = {
             "name": "Garbage",
             "conditions": [
-                {"name": "excessive_repetition", "description": "a token too often", "threshold": 0.3, "formula": "x > 0.3"},
+                {
+                    "name": "excessive_repetition",
+                    "description": "a token too often",
+                    "threshold": 0.3,
+                    "formula": "x > 0.3",
+                },
                 {"name": "low_uniqueness", "description": "too few characters", "threshold": 10},
-                {"name": "non_printable", "description": "control characters", "formula": "has_non_printable(output)"},
+                {
+                    "name": "non_printable",
+                    "description": "control characters",
+                    "formula": "has_non_printable(output)",
+                },
                 {"name": "entropy_collapse", "threshold": 1.0},
             ],
         }
@@ -329,26 +540,69 @@ def _spec(gateway: str) -> Fields:
 
 def _ticket(number: int, *, with_model: bool) -> Fields:
     gates: list[Fields] = [
-        {"id": f"V-TICKET-{number}-{n:03}", "description": "a conversion", "gate": f"F-CONV-{n:03}", "condition": "diff < 1e-6"} for n in range(1, 7)
+        {
+            "id": f"V-TICKET-{number}-{n:03}",
+            "description": "a conversion",
+            "gate": f"F-CONV-{n:03}",
+            "condition": "diff < 1e-6",
+        }
+        for n in range(1, 7)
     ]
     gates += [
-        {"id": f"V-TICKET-{number}-007", "description": "round trip", "gate": "F-CONV-RT-001", "condition": "nan_count == 0 && inf_count == 0"},
-        {"id": f"V-TICKET-{number}-008", "description": "accepted", "tool": "validate", "condition": "exit_code == 0"},
-        {"id": f"V-TICKET-{number}-009", "description": "converted", "tool": "rosetta", "args": ["convert", "model.gguf", "model.safetensors"], "condition": "file_exists('tokenizer.json')"},
-        {"id": f"V-TICKET-{number}-010", "description": "runs", "tool": "run", "args": ["model.safetensors", "What is 2+2?", "-n", "32"], "condition": "exit_code == 0"},
+        {
+            "id": f"V-TICKET-{number}-007",
+            "description": "round trip",
+            "gate": "F-CONV-RT-001",
+            "condition": "nan_count == 0 && inf_count == 0",
+        },
+        {
+            "id": f"V-TICKET-{number}-008",
+            "description": "accepted",
+            "tool": "validate",
+            "condition": "exit_code == 0",
+        },
+        {
+            "id": f"V-TICKET-{number}-009",
+            "description": "converted",
+            "tool": "rosetta",
+            "args": ["convert", "model.gguf", "model.safetensors"],
+            "condition": "file_exists('tokenizer.json')",
+        },
+        {
+            "id": f"V-TICKET-{number}-010",
+            "description": "runs",
+            "tool": "run",
+            "args": ["model.safetensors", "What is 2+2?", "-n", "32"],
+            "condition": "exit_code == 0",
+        },
     ]
     fields: Fields = {
         "name": f"verify-ticket-{number}",
         "version": "1.0.0",
         "description": "A ticket is closed",
         "verification_gates": gates,
-        "acceptance": {"all_gates_pass": True, "max_output_diff": "1e-6", "no_nan_values": True, "mqs_score_minimum": 87, "tool_coverage": 100},
+        "acceptance": {
+            "all_gates_pass": True,
+            "max_output_diff": "1e-6",
+            "no_nan_values": True,
+            "mqs_score_minimum": 87,
+            "tool_coverage": 100,
+        },
         "failure_policy": "stop_on_first",
         "metadata": {"ticket": f"https://example.org/issues/{number}", "severity": "P0"},
     }
     if with_model:
-        fields["model"] = {"hf_repo": "Qwen/Qwen2.5-Coder-1.5B-Instruct", "formats": ["gguf", "apr", "safetensors"], "quantizations": ["q4_k_m"]}
-        fields["test_matrix"] = {"modalities": ["run"], "backends": ["cpu"], "scenario_count": 1, "timeout_ms": 120000}
+        fields["model"] = {
+            "hf_repo": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+            "formats": ["gguf", "apr", "safetensors"],
+            "quantizations": ["q4_k_m"],
+        }
+        fields["test_matrix"] = {
+            "modalities": ["run"],
+            "backends": ["cpu"],
+            "scenario_count": 1,
+            "timeout_ms": 120000,
+        }
     return fields
 
 
@@ -357,8 +611,18 @@ def _hypotheses() -> Fields:
         "name": "verify-ticket-0001",
         "version": "1.0.0",
         "tests": [
-            {"id": "T-001", "name": "answers", "hypothesis": "it says something", "command": "apr run ${MODEL} 'What is 2+2?' -n 8"},
-            {"id": "T-002", "name": "loads", "hypothesis": "it loads", "command": "apr run ${VALID_GGUF_Q8} --dry-run"},
+            {
+                "id": "T-001",
+                "name": "answers",
+                "hypothesis": "it says something",
+                "command": "apr run ${MODEL} 'What is 2+2?' -n 8",
+            },
+            {
+                "id": "T-002",
+                "name": "loads",
+                "hypothesis": "it loads",
+                "command": "apr run ${VALID_GGUF_Q8} --dry-run",
+            },
         ],
         "reproduction": {"steps": ["convert", "run"]},
         "expected": "the answer is 4",
@@ -373,9 +637,14 @@ NESTED_MACHINE: Fields = {
         "idle": {"transitions": [{"event": "start", "target": "loading"}]},
         "loading": {
             "on_enter": [{"action": "load_model"}],
-            "transitions": [{"event": "loaded", "target": "ready", "guards": ["model.is_loaded()"]}, {"event": "error", "target": "failed"}],
+            "transitions": [
+                {"event": "loaded", "target": "ready", "guards": ["model.is_loaded()"]},
+                {"event": "error", "target": "failed"},
+            ],
         },
-        "ready": {"transitions": [{"event": "run_test", "target": "testing"}, {"event": "stop", "target": "idle"}]},
+        "ready": {
+            "transitions": [{"event": "run_test", "target": "testing"}, {"event": "stop", "target": "idle"}]
+        },
         "testing": {
             "on_enter": [{"action": "run_scenario"}],
             "transitions": [
@@ -384,7 +653,10 @@ NESTED_MACHINE: Fields = {
                 {"event": "crash", "target": "failed", "action": "record_crash"},
             ],
         },
-        "failed": {"on_enter": [{"action": "cleanup"}], "transitions": [{"event": "reset", "target": "idle"}]},
+        "failed": {
+            "on_enter": [{"action": "cleanup"}],
+            "transitions": [{"event": "reset", "target": "idle"}],
+        },
     },
 }
 FLAT_MACHINE: Fields = {
@@ -402,9 +674,25 @@ def _example(name: str, repo: str, size: str, _: int, machine: Fields) -> Fields
     return {
         "name": f"{name}-qualification",
         "version": "1.0.0",
-        "model": {"hf_repo": repo, "formats": ["gguf", "safetensors", "apr"], "quantizations": ["q4_k_m", "q5_k_m", "q8_0"]},
-        "test_matrix": {"modalities": ["run", "chat", "serve"], "backends": ["cpu", "gpu"], "scenario_count": 100},
-        "property_tests": [*PROPERTIES, {"name": "reasoning_tasks", "generator": "reasoning_prompt(type: logic|math)", "oracle": "reasoning_correct(prompt, output)", "count": 3}],
+        "model": {
+            "hf_repo": repo,
+            "formats": ["gguf", "safetensors", "apr"],
+            "quantizations": ["q4_k_m", "q5_k_m", "q8_0"],
+        },
+        "test_matrix": {
+            "modalities": ["run", "chat", "serve"],
+            "backends": ["cpu", "gpu"],
+            "scenario_count": 100,
+        },
+        "property_tests": [
+            *PROPERTIES,
+            {
+                "name": "reasoning_tasks",
+                "generator": "reasoning_prompt(type: logic|math)",
+                "oracle": "reasoning_correct(prompt, output)",
+                "count": 3,
+            },
+        ],
         "falsification_gates": FALSIFICATION,
         "state_machine": machine,
     }
@@ -414,10 +702,19 @@ def _readme(_: str, repo: str, *__: object) -> Fields:
     return {
         "version": "1.0",
         "model": {"id": repo, "revision": "main"},
-        "test_matrix": {"modalities": ["run", "chat"], "backends": ["cpu", "gpu"], "formats": ["safetensors", "apr", "gguf"]},
+        "test_matrix": {
+            "modalities": ["run", "chat"],
+            "backends": ["cpu", "gpu"],
+            "formats": ["safetensors", "apr", "gguf"],
+        },
         "scenarios": [
             {"name": "arithmetic_basic", "prompt": "What is 2 + 2?", "oracle": "arithmetic", "expected": 4},
-            {"name": "code generation", "prompt": "Write a Python function to reverse a string", "oracle": "code_syntax", "language": "python"},
+            {
+                "name": "code generation",
+                "prompt": "Write a Python function to reverse a string",
+                "oracle": "code_syntax",
+                "language": "python",
+            },
         ],
         "differential_tests": _differential(),
         "profile_ci": {"enabled": True, "assertions": {"min_throughput": 10.0, "max_p99_ms": 500}},
@@ -429,14 +726,42 @@ def _bootstrapped(name: str, repo: str, size: str, _: int) -> Fields:
     return {
         "name": f"{name}-mvp",
         "version": "1.0.0",
-        "model": {**_model(name, repo, size), "family": "qwen2", "size_variant": "0.5b", "expected_hidden_dim": 896},
-        "test_matrix": {"modalities": ["run", "chat"], "backends": ["cpu", "gpu"], "scenario_count": 3, "prompts": [f"What is {n}+{n}?" for n in range(12)]},
-        "kernel_profile": {"family": "qwen2", "kernel_ops": ["fused_q4k_matvec", "rms_norm"], "prompt_count": 12, "long_context": True},
+        "model": {
+            **_model(name, repo, size),
+            "family": "qwen2",
+            "size_variant": "0.5b",
+            "expected_hidden_dim": 896,
+        },
+        "test_matrix": {
+            "modalities": ["run", "chat"],
+            "backends": ["cpu", "gpu"],
+            "scenario_count": 3,
+            "prompts": [f"What is {n}+{n}?" for n in range(12)],
+        },
+        "kernel_profile": {
+            "family": "qwen2",
+            "kernel_ops": ["fused_q4k_matvec", "rms_norm"],
+            "prompt_count": 12,
+            "long_context": True,
+        },
         "falsification_gates": [
             {"id": f"G{n}", "description": "gateway", "condition": condition, "severity": "P0"}
-            for n, condition in enumerate(("config_matches_tensors", "exit_code == 0", "output.len() > 0", "!stderr.contains('panic')", "!garbage_oracle.is_garbage(output)"))
+            for n, condition in enumerate(
+                (
+                    "config_matches_tensors",
+                    "exit_code == 0",
+                    "output.len() > 0",
+                    "!stderr.contains('panic')",
+                    "!garbage_oracle.is_garbage(output)",
+                )
+            )
         ],
-        "differential_tests": {"format_validation": {"enabled": True, "checks": ["dtype_mapping", "tensor_alignment", "header_integrity"]}},
+        "differential_tests": {
+            "format_validation": {
+                "enabled": True,
+                "checks": ["dtype_mapping", "tensor_alignment", "header_integrity"],
+            }
+        },
         "profile_ci": {"enabled": True, "min_throughput": 50.0, "max_p99_ms": 200.0},
         "kernel_proof_ref": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
     }
@@ -445,8 +770,22 @@ def _bootstrapped(name: str, repo: str, size: str, _: int) -> Fields:
 def _corpus(name: str, *_: object) -> Fields:
     return {
         "metadata": {"name": f"{name} HF Parity", "tier": "full"},
-        "oracles": [{"type": "hf_parity", "config": {"corpus_path": "${HF_GROUND_TRUTH}/oracle/" + name, "tolerance": {"fp32": {"atol": "1e-5", "rtol": "1e-4"}, "quantized": {"atol": "1e-2"}}}}],
-        "scenarios": [{"prompt_set": "standard_bench", "formats": ["safetensors", "apr", "gguf"], "backends": ["cpu", "gpu"]}],
+        "oracles": [
+            {
+                "type": "hf_parity",
+                "config": {
+                    "corpus_path": "${HF_GROUND_TRUTH}/oracle/" + name,
+                    "tolerance": {"fp32": {"atol": "1e-5", "rtol": "1e-4"}, "quantized": {"atol": "1e-2"}},
+                },
+            }
+        ],
+        "scenarios": [
+            {
+                "prompt_set": "standard_bench",
+                "formats": ["safetensors", "apr", "gguf"],
+                "backends": ["cpu", "gpu"],
+            }
+        ],
     }
 
 
@@ -454,8 +793,19 @@ def _header(name: str, repo: str, size: str, _: int) -> Fields:
     return {
         "name": f"{name}-dim-smoke",
         "version": "1.0.0",
-        "model": {**_model(name, repo, size), "formats": ["safetensors"], "family": "falcon", "size_variant": ""},
-        "test_matrix": {"modalities": ["run"], "backends": ["cpu"], "scenario_count": 1, "timeout_ms": 30000, "prompts": ["What is 2+2?"]},
+        "model": {
+            **_model(name, repo, size),
+            "formats": ["safetensors"],
+            "family": "falcon",
+            "size_variant": "",
+        },
+        "test_matrix": {
+            "modalities": ["run"],
+            "backends": ["cpu"],
+            "scenario_count": 1,
+            "timeout_ms": 30000,
+            "prompts": ["What is 2+2?"],
+        },
         "gates": GATES,
         "failure_policy": "collect_all",
         "metadata": {"tier": "dim-smoke"},

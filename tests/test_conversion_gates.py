@@ -443,6 +443,33 @@ def test_a_tokenizer_that_is_whole_but_reordered_is_left_for_the_last_class(tmp_
     assert "F-CONV-UNKNOWN-001" in found and "F-CONV-TOK-001" not in found
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", {"chat_template": None}),
+        ("tokenizer_config.json", {"chat_template": "{{ messages }} by a stranger"}),
+        ("generation_config.json", {"eos_token_id": 5}),
+    ],
+)
+def test_what_lies_beside_the_weights_is_left_for_the_last_class_too(
+    file: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    truth = truth_of(tmp_path)
+    copy = tmp_path / "artifact"
+    shutil.copytree(truth.path, copy)
+    (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()) | change))
+    assert "F-CONV-UNKNOWN-001" in falsified(truth, open_model(copy))
+
+
+def test_a_tensor_packed_by_a_recipe_is_not_measured_by_the_table_of_blocks(tmp_path: Path) -> None:
+    truth = truth_of(tmp_path)
+    info = replace(truth.tensors[UP], dtype="nf4", size=17)
+    artifact = replace(truth, tensors={**truth.tensors, UP: info})  # type: ignore[type-var]
+    check = GATES.get("F-LAYOUT-CONTRACT-004").check
+    assert check is not None
+    assert check(Comparison(truth, artifact).facts("byte_sizes", {})).outcome is Outcome.CORROBORATED
+
+
 # ---- across targets
 
 

@@ -185,6 +185,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "unnamed": (build({}, [("", F32, (2,), floats(1, 2))]), "a name of 0 bytes"),
     "long name": (build({}, [("n" * 257, F32, (2,), floats(1, 2))]), "a name of 257 bytes"),
     "name not UTF-8": (build({}, [("\udcff", F32, (2,), floats(1, 2))]), "not UTF-8"),
+    "control characters": (build({}, [("a\x00b", F32, (2,), floats(1, 2))]), "control characters"),
     "unknown dtype": (build({}, [("w", 77, (2,), floats(1, 2))]), "unknown dtype code 77"),
     "nine dimensions": (build({}, [("w", F32, (1,) * 9, floats(1))]), "9 dimensions"),
     "dimensions overflow": (build({}, [("w", F32, (2**40, 2**40), floats(1))]), "overflows"),

@@ -96,6 +96,28 @@ BAD: dict[str, tuple[bytes, str]] = {
     "alignment 0": (container([key("general.alignment", U32, struct.pack("<I", 0))]), "alignment"),
     "alignment 48": (container([key("general.alignment", U32, struct.pack("<I", 48))]), "alignment"),
     "alignment 2 MiB": (container([key("general.alignment", U32, struct.pack("<I", 2 << 20))]), "alignment"),
+    "alignment 4": (container([key("general.alignment", U32, struct.pack("<I", 4))]), "alignment"),
+    "alignment as a signed number": (
+        container([key("general.alignment", I32, struct.pack("<i", 32))]),
+        "has the type 5",
+    ),
+    "array of booleans that are none": (
+        container([key("k", ARRAY, array(BOOL, [b"\1", b"\2"]))]),
+        "neither 0 nor 1",
+    ),
+    "control characters in a key": (container([key("a\nb", U32, bytes(4))]), "not printable ASCII"),
+    "a key of 65536 bytes": (container([key("k" * 65536, U32, bytes(4))]), "exceeds 65535"),
+    "a tensor name of 65 bytes": (container(tensors=[tensor("n" * 65)]), "exceeds 64"),
+    "control characters in a tensor name": (container(tensors=[tensor("a\x1b[2J")]), "control characters"),
+    "a token id that is a list": (
+        container(
+            [
+                key("tokenizer.ggml.tokens", ARRAY, array(STRING, [text("a")])),
+                key("tokenizer.ggml.eos_token_id", ARRAY, array(I32, [bytes(4)])),
+            ]
+        ),
+        "no token id",
+    ),
     "alignment as text": (container([key("general.alignment", STRING, text("32"))]), "alignment"),
     "tensor name not UTF-8": (container(tensors=[tensor(b"\xff")]), "is not UTF-8"),
     "no dimension": (container(tensors=[tensor(dims=())]), "0 dimensions"),
@@ -361,6 +383,24 @@ def test_a_file_type_that_the_tensors_do_not_bear_out_is_not_believed(tmp_path: 
     assert path.read_bytes().count(claim) == 1
     path.write_bytes(path.read_bytes().replace(claim, lie))
     assert open_gguf(path).quantization == "f16"
+
+
+def test_a_first_split_of_metadata_alone_is_healthy(tmp_path: Path) -> None:
+    def split(number: int, *more: bytes) -> list[bytes]:
+        return [
+            ARCHITECTURE,
+            key("split.count", 2, struct.pack("<H", 2)),
+            key("split.no", 2, struct.pack("<H", number)),
+            *more,
+        ]
+
+    first, second = (tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2))
+    first.write_bytes(container(split(0), tensors=(), data=b"", alignment=1))
+    second.write_bytes(container(split(1)))
+    assert len(open_gguf(first).tensors) == 1
+    second.write_bytes(container(split(1), tensors=(), data=b""))
+    with pytest.raises(MalformedFile, match="no tensors"):
+        open_gguf(first)
 
 
 def test_numbered_splits_are_one_model(tmp_path: Path) -> None:

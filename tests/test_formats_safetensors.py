@@ -112,6 +112,9 @@ MALFORMED = {
     "three offsets": (raw_file({"w": {"dtype": "F32", "shape": [], "data_offsets": [0, 4, 4]}}), "no range"),
     "offsets reversed": (raw_file({"w": entry("F32", [1], 4, 0)}, bytes(4)), "no range"),
     "size differs from shape": (raw_file({"w": entry("F32", [3], 0, 8)}, bytes(8)), "needs 12"),
+    "half a byte": (raw_file({"w": entry("F4", [3], 0, 2)}, bytes(2)), "ends within a byte"),
+    "control characters": (raw_file({"a\nb": entry("U8", [1], 0, 1)}, b"1"), "control characters"),
+    "endless name": (raw_file({"n" * 5000: entry("U8", [1], 0, 1)}, b"1"), "too long"),
     "gap": (raw_file({"w": entry("U8", [2], 2, 4)}, bytes(4)), "leaves a gap"),
     "overlap": (raw_file({"v": entry("U8", [3], 0, 3), "w": entry("U8", [3], 1, 4)}, bytes(4)), "overlaps"),
     "duplicate tensor": (
@@ -570,3 +573,35 @@ def test_a_tensor_of_another_shape_than_announced_is_not_written(tmp_path: Path)
     )
     with pytest.raises(MalformedFile, match="announced"):
         FORMAT.write(tmp_path / "out", liar)
+
+
+@pytest.mark.parametrize(
+    ("code", "shape", "size"),
+    [("F4", [4], 2), ("F6_E2M3", [4], 3), ("F6_E3M2", [8], 6), ("F8_E8M0", [3], 3), ("C64", [2], 16)],
+)
+def test_types_smaller_or_stranger_than_a_float_open_with_their_size(
+    code: str, shape: list[int], size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw_file({"w": entry(code, shape, 0, size)}, bytes(size)))
+    assert FORMAT.open(path).tensors["w"].size == size
+
+
+TOKENIZER_FAULTS = {
+    "added_tokens": [{"added_tokens": 5}, {"added_tokens": [5]}, {"added_tokens": [{"id": 1}]}],
+    "id": [{"added_tokens": [{"id": -1, "content": "a"}]}, {"added_tokens": [{"id": 2**40, "content": "a"}]}],
+    "model": [{"model": []}, {"model": {"type": 5}}],
+    "vocab": [{"model": {"vocab": {"a": "b"}}}, {"model": {"vocab": [["a"]]}}, {"model": {"vocab": "a"}}],
+    "merges": [{"model": {"merges": [["a"]]}}, {"model": {"merges": [5]}}, {"model": {"merges": "a b"}}],
+    "normalizer": [{"normalizer": "NFC"}],
+}
+
+
+@pytest.mark.parametrize("part", TOKENIZER_FAULTS)
+def test_a_tokenizer_with_a_part_of_another_type_is_refused(part: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(GOOD)
+    for content in TOKENIZER_FAULTS[part]:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        with pytest.raises(MalformedFile) as refusal:
+            FORMAT.open(tmp_path)
+        assert refusal.value.where == "tokenizer.json" and part in refusal.value.what

@@ -347,15 +347,16 @@ def test_a_playbook_of_the_model_goes_before_the_template(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert playbook.for_model(MODEL, Tier.MVP).name == "mvp"
-    own = tmp_path / "playbooks" / "models" / "Qwen--Qwen3-0.6B.mvp.yaml"
+    unlisted = Model(id="some/model")
+    assert playbook.for_model(unlisted, Tier.MVP).name == "mvp"
+    own = tmp_path / "playbooks" / "models" / "some--model.mvp.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("model: {id: '${MODEL_ID}'}\n")
-    assert playbook.for_model(MODEL, Tier.MVP).name == "Qwen--Qwen3-0.6B.mvp"
-    assert playbook.for_model(MODEL, Tier.QUICK).name == "quick"
+    assert playbook.for_model(unlisted, Tier.MVP).name == "some--model.mvp"
+    assert playbook.for_model(unlisted, Tier.QUICK).name == "quick"
     own.write_text("model: {id: Qwen/Qwen3-8B}\n")
     with pytest.raises(PlaybookError, match=r"is for Qwen/Qwen3-8B"):
-        playbook.for_model(MODEL, Tier.MVP)
+        playbook.for_model(unlisted, Tier.MVP)
 
 
 # ---- schema
@@ -372,7 +373,9 @@ def test_the_schema_is_valid_accepts_the_templates_and_refuses_what_the_loader_r
     described = playbook.schema()
     jsonschema.Draft202012Validator.check_schema(described)
     judge = jsonschema.Draft202012Validator(described)
-    for path in sorted((ROOT / "playbooks" / "templates").glob("*.yaml")):
+    for path in sorted((ROOT / "playbooks").glob("*/*.yaml")):
+        if path.parent.name in ("spec", "verify"):  # YAML 1.1, which this reader speaks, has other numbers
+            continue
         assert list(judge.iter_errors(yaml.safe_load(path.read_text()))) == [], path
     assert judge.is_valid(yaml.safe_load(README_EXAMPLE))
     for wrong in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ CHEAP = {"encode_equality", "decode_encode", "template_equality", "template_tota
 
 def target(format: str, modality: str = "run") -> Target:
     return Target(
-        model="tiny", format=format, quantization="f32", backend="cpu", modality=modality, engine=ENGINES[format]
+        model="tiny",
+        format=format,
+        quantization="f32",
+        backend="cpu",
+        modality=modality,
+        engine=ENGINES[format],
     )
 
 
@@ -224,7 +230,8 @@ class IgnoresSeeds(Misbehaving):
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         self.calls += 1
         drawn = [
-            Request(request.prompt, request.max_tokens, request.temperature, self.calls) for request in requests
+            Request(request.prompt, request.max_tokens, request.temperature, self.calls)
+            for request in requests
         ]
         found: list[Response] = self.inner.generate(drawn)
         return found
@@ -261,7 +268,10 @@ class CutsWhatDoesNotFit(Misbehaving):
 
 
 PLANTED: dict[str, tuple[type[Misbehaving], Callable[[dict[str, Any]], bool]]] = {
-    "encode_equality": (TokenisesDigitsOtherwise, lambda case: len(case["text"]) == 2 and "1" in case["text"]),
+    "encode_equality": (
+        TokenisesDigitsOtherwise,
+        lambda case: len(case["text"]) == 2 and "1" in case["text"],
+    ),
     "decode_encode": (LosesLetters, lambda case: case["text"] in ("¼", "z")),
     "template_equality": (
         RendersBlankTurnsOtherwise,
@@ -295,7 +305,9 @@ def test_every_property_that_needs_no_server_has_a_planted_defect() -> None:
 @pytest.mark.parametrize("name", sorted(PLANTED))
 def test_a_planted_defect_is_found_and_shrunk(name: str, llama_subject: Subject) -> None:
     kind, small = PLANTED[name]
-    facts = tried(with_session(llama_subject, kind(llama_subject.session)), name, 300 if name in CHEAP else 40)
+    facts = tried(
+        with_session(llama_subject, kind(llama_subject.session)), name, 300 if name in CHEAP else 40
+    )
     assert outcome(name, facts) is Outcome.FALSIFIED, facts
     assert small(facts["counterexample"]), facts
     assert facts["observed"] != facts["expected"]
@@ -360,20 +372,12 @@ def test_a_wrong_pre_tokenizer_in_the_file_is_found_within_the_smallest_tier(
 # ---- servers
 
 
-class served:
-    """A subject behind the tool's own HTTP server."""
-
-    def __init__(self, session: Any, about: Target) -> None:
-        self._serving = serving(session, "tiny")
-        self._target = msgspec.structs.replace(about, modality="serve")
-
-    def __enter__(self) -> Subject:
-        url = self._serving.__enter__()
-        client = BACKENDS.get("openai_http").load(self._target, Path("x"), endpoint=url)
-        return Subject(client, self._target)
-
-    def __exit__(self, *error: Any) -> None:
-        self._serving.__exit__(*error)
+@contextmanager
+def served(session: Any, about: Target) -> Iterator[Subject]:
+    """Yield the subject behind the tool's own HTTP server."""
+    with serving(session, "tiny") as url:
+        behind = msgspec.structs.replace(about, modality="serve")
+        yield Subject(BACKENDS.get("openai_http").load(behind, Path("x"), endpoint=url), behind)
 
 
 def test_a_server_that_mixes_up_its_clients_is_found_with_two_of_them(llama_subject: Subject) -> None:

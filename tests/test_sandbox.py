@@ -235,6 +235,9 @@ def test_every_form_of_assertion_works_on_what_comes_back(whole: Sandbox, progra
         ("def f(x):\n    x.clear()\n    return []", "x = [1]\nassert f(x) == sorted(x)", "failed", "AssertionError"),
         ("class f:\n    pass", "assert f() == f()", "failed", "AssertionError"),
         ("class f:\n    pass", "assert f()", "failed", "not a value"),
+        ("def f(x):\n    raise StopIteration", "assert all(map(f, [1, 2]))", "failed", "StopIteration"),
+        ("def f(x):\n    raise SystemExit(0)", "assert f(1)", "failed", "SystemExit"),
+        ("class E(Exception): pass\ndef f(x):\n    raise E('mine')", "assert f(1)", "failed", "E: mine"),
     ],
 )  # fmt: skip
 def test_a_verdict_says_why(whole: Sandbox, program: str, test: str, outcome: str, reason: str) -> None:

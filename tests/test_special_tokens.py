@@ -10,7 +10,7 @@ import pytest
 
 from apr_qa.formats import FORMATS, OpenModel
 from apr_qa.gates import GATES
-from apr_qa.inspecting import special_tokens, template_scan
+from apr_qa.inspecting import merge_scan, special_tokens, template_scan
 from apr_qa.vocabulary import Outcome
 
 CHATML = (
@@ -181,3 +181,15 @@ def test_padding_that_ends_generation_is_reported_only_where_there_is_a_padding_
     entry = {**model.tokenizer["added_tokens"][0], "content": "<pad>", "id": 399}
     model.tokenizer["added_tokens"].append(entry)
     assert _verdict("G0-PAD-001", special_tokens.identities(model)) is Outcome.FALSIFIED
+
+
+def test_merges_that_were_cut_leave_tokens_that_nothing_makes(model: OpenModel) -> None:
+    assert _verdict("G0-MERGES-001", merge_scan.merges(model)) is Outcome.CORROBORATED
+
+    assert model.tokenizer is not None
+    whole = model.tokenizer["model"]["merges"]
+    model.tokenizer["model"]["merges"] = whole[: len(whole) * 9 // 10]
+    assert _verdict("G0-MERGES-001", merge_scan.merges(model)) is Outcome.FALSIFIED
+
+    model.tokenizer["model"]["ignore_merges"] = True
+    assert _verdict("G0-MERGES-001", merge_scan.merges(model)) is Outcome.INAPPLICABLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from apr_qa.vocabulary import Tier
     shell_complete=complete_family,
 )
 @click.option("--all", "every", is_flag=True, help="Every model of the registry.")
+@click.option("--kernel-class", help="All models of a kernel class of the registry, e.g. A.")
 @click.option(
     "--tier",
     type=click.Choice(TIERS),
@@ -76,7 +78,10 @@ def command(**options: Any) -> None:
     from apr_qa.certify import folder_of
 
     _only_one_way(options)
-    models = registry.select(list(options["models"]), options["family"], options["every"])
+    if options["kernel_class"]:
+        models = registry.of_kernel_class(options["kernel_class"])
+    else:
+        models = registry.select(list(options["models"]), options["family"], options["every"])
     tier = tier_of(options["tier"])
     settings = settings_of(options)
     if settings.given and len(models) != 1:
@@ -84,14 +89,30 @@ def command(**options: Any) -> None:
     each_once(folder_of(model, tier, settings) for model in models)
     writable_file(options["junit"])
     books = [(model, playbook.for_model(model, tier)) for model in models]
+    remark_on(book for _, book in books)
     if options["dry_run"]:
         _show_plan(books, tier, settings, as_json=options["as_json"])
         return
     sys.exit(_certify_all(books, tier, settings, options))
 
 
+def remark_on(books: Iterable[Any]) -> None:
+    """Say which playbooks are not as their lock has them, and what a reader of them should know."""
+    from apr_qa.playbooks import lock
+
+    for book in books:
+        remark = lock.remark(Path(book.source), book.sha256) if book.source else ""
+        if remark:
+            note(style(f"{remark}; apr-qa lock-playbooks --check tells all", "yellow"))
+
+
 def _only_one_way(options: dict[str, Any]) -> None:
-    ways = {"MODEL": options["models"], "--family": options["family"], "--all": options["every"]}
+    ways = {
+        "MODEL": options["models"],
+        "--family": options["family"],
+        "--all": options["every"],
+        "--kernel-class": options["kernel_class"],
+    }
     named = [name for name, value in ways.items() if value]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} were given together", fix="choose one of them")

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from apr_qa.cli.arguments import POLICIES, TIERS, each_once, given_variables, tier_of
-from apr_qa.cli.certify import concluded, settings_of
+from apr_qa.cli.certify import concluded, remark_on, settings_of
 from apr_qa.cli.console import Progress, note, print_json, refused
 from apr_qa.cli.verdict import show
-from apr_qa.errors import EnvironmentFault, InferenceFailed, ModelUnavailable, UsageError
+from apr_qa.errors import EXIT_FINDING, EnvironmentFault, InferenceFailed, ModelUnavailable, UsageError
 from apr_qa.vocabulary import Tier
 
 REACH_TIMEOUT_S = 10.0
@@ -59,6 +59,7 @@ def command(**options: Any) -> None:
     if settings.given and settings.endpoint:
         raise UsageError("--artifact and --endpoint were given together", fix="choose one of them")
     each_once(folder_of(book.subject, tier, settings) for book, tier in chosen)
+    remark_on(books)
     if options["dry_run"]:
         _show_plan(chosen, as_json=options["as_json"])
         return
@@ -85,7 +86,7 @@ def _tier(book: Any, word: str | None) -> Tier:
 def _run_all(books: list[Any], settings: Any, options: dict[str, Any]) -> int:
     from apr_qa.certify import execute, folder_of
 
-    certificates, missing = [], []
+    certificates, missing, below = [], [], []
     for book, tier in books:
         with Progress(quiet=options["quiet"]) as progress:
             try:
@@ -100,11 +101,25 @@ def _run_all(books: list[Any], settings: Any, options: dict[str, Any]) -> int:
         certificates.append(run.certificate)
         if not options["as_json"]:
             show(run, folder_of(book.subject, tier, settings))
-    return concluded(certificates, missing, as_json=options["as_json"])
+        below += _below(book, run.certificate)
+    code = concluded(certificates, missing, as_json=options["as_json"])
+    for line in below:
+        note(line)
+    return code or (EXIT_FINDING if below else code)
+
+
+def _below(book: Any, certificate: dict[str, Any]) -> list[str]:
+    """Return a line if the score is lower than the playbook accepts."""
+    least, score = book.acceptance.mqs_score_minimum, certificate["score"]
+    if least is None or (score is not None and score >= least):
+        return []
+    return [
+        f"{book.name}: the score is {score if score is not None else 'none'}, accepted are {least} and more"
+    ]
 
 
 def _show_plan(books: list[Any], *, as_json: bool) -> None:
-    from apr_qa.suite_claims import outline
+    from apr_qa.outline import outline
 
     rows = [
         {

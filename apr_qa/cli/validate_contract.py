@@ -39,7 +39,9 @@ def command(
     shown = [one for one in found if one["critical"]] if critical_only else found
     size = conformance.fitting(contract, facts["config"])
     if form == "json":
-        print_json({"model": str(model), "family": contract.family, "size": size and size[0], "violations": shown})
+        print_json(
+            {"model": str(model), "family": contract.family, "size": size and size[0], "violations": shown}
+        )
     else:
         for one in shown[:SHOWN]:
             mark = style("critical", "red") if one["critical"] else "        "

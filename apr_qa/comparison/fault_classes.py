@@ -158,19 +158,27 @@ def unclassified(found: Sweep, parts: Mapping[str, Mapping[str, Any]]) -> dict[s
         rest.append({"where": f"config {difference['field']}", "what": text})
     tokenizer = parts["tokenizer"]
     rest += [{"where": "tokenizer", "what": kind} for kind in sorted(tokenizer.get("kinds") or {})]
-    rest += [
-        {"where": "chat template", "what": str(d["conversation"])} for d in parts["template"]["differences"]
-    ]
-    generation = parts["generation"]
-    rest += [{"where": "generation", "what": f"{role} {ids}"} for role, ids in generation["foreign"].items()]
-    rest += [
-        {"where": "generation", "what": f"no longer stops at {stop}"} for stop in generation["lost_stops"]
-    ]
+    rest += _of_template(parts["template"]) + _of_generation(parts["generation"])
     names = parts["tensor_set"]
     rest += [
         {"where": name, "what": f"is {what}"} for what in ("missing", "unexpected") for name in names[what]
     ]
     return {"compared": len(found.compared), "rest": rest[:SHOWN], "rest_count": len(rest)}
+
+
+def _of_template(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    if facts["truth"] != facts["artifact"]:
+        return [{"where": "chat template", "what": "was lost" if facts["truth"] else "was added"}]
+    found = [f"renders {entry['conversation']!r} differently" for entry in facts["differences"]]
+    found += [f"can render the word {word!r}" for word in facts.get("foreign_text", ())]
+    return [{"where": "chat template", "what": what} for what in found]
+
+
+def _of_generation(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    found = [f"{role} {ids} is foreign" for role, ids in facts["foreign"].items()]
+    found += [f"no longer stops at {stop}" for stop in facts["lost_stops"]]
+    found += [f"no longer begins with {token}" for token in facts["lost_begin"]]
+    return [{"where": "generation", "what": what} for what in found]
 
 
 def fingerprints(found: Sweep) -> dict[str, Any]:

@@ -117,14 +117,16 @@ class _Parser:
         left = self.size - self.position
         self.expect_room("tensor", tensor_count, _MIN_TENSOR_INFO, left, MAX_TENSORS)
         self.expect_room("metadata key", key_count, _MIN_KEY_VALUE, left, MAX_KEYS)
-        if tensor_count == 0:
-            self.refuse("the file holds no tensors")
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = self.key()
             if key in metadata:
                 self.refuse(f"the metadata key {key!r} occurs twice")
             metadata[key] = self.value(key)
+        splits = metadata.get("split.count")
+        # The first of several splits may hold metadata alone.
+        if tensor_count == 0 and not (type(splits) is int and splits > 1):
+            self.refuse("the file holds no tensors")
         alignment = self.alignment(metadata)
         infos = [self.tensor_info() for _ in range(tensor_count)]
         tensors = tuple(self.place(infos, alignment))
@@ -294,7 +296,10 @@ class _Parser:
         times = Counter(info[0] for info in infos)
         if len(times) != len(infos):
             self.refuse(f"the tensor {times.most_common(1)[0][0]!r} occurs twice")
-        start = _padded(self.position, alignment)
+        # Without a tensor there need be no padding.
+        start = (
+            _padded(self.position, alignment) if infos else min(self.size, _padded(self.position, alignment))
+        )
         self.check_ranges(infos, start, alignment)
         for name, dtype, shape, offset, size in infos:
             yield StoredTensor(name, dtype, shape, start + offset, size)

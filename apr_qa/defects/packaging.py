@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from apr_qa.defects import Inexpressible, Plant, Specimen
 from apr_qa.defects._editing import editing, opened, planted
 from apr_qa.defects._editing_safetensors import SafetensorsImage
+from apr_qa.defects._weight_file import weights
 
 _ALL = ("safetensors", "gguf", "apr")
 _FOLDER = ("safetensors",)
 
 _planted = functools.partial(planted, "packaging")
-
-
-def weights(specimen: Specimen) -> Path:
-    """Return the file with weights: the specimen itself, or the largest of its folder."""
-    if specimen.path.is_file():
-        return specimen.path
-    files = sorted(specimen.path.glob("*.safetensors"), key=lambda file: (file.stat().st_size, file.name))
-    if not files:
-        raise Inexpressible("needs a file with weights")
-    return files[-1]
 
 
 def _cut(share: float, least: int) -> Plant:

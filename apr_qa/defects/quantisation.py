@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apr_qa.containers.byte_layout import to_bf16
 from apr_qa.defects import Inexpressible, Plant, Specimen
-from apr_qa.defects import _packing as packing
-from apr_qa.defects._editing import Image, editing, patch, pick, planted
+from apr_qa.defects._editing import Image, editing, layers, patch, pick, planted
 from apr_qa.defects._editing_apr import AprImage
 from apr_qa.defects._editing_gguf import GgufImage
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _ALL = ("safetensors", "gguf", "apr")
-_FOLDER, _GGUF, _APR = ("safetensors",), ("gguf",), ("apr",)
+_GGUF, _APR = ("gguf",), ("apr",)
 _WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}
 _BLOCK_BYTES = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "q4_k": 144, "q5_k": 176}
 """Types whose blocks begin with their scale."""
@@ -127,102 +126,6 @@ for _name, _dtype, _spoil, _source, _said in (
     _planted(_name, _GGUF, _source, description=_said)(_spoilt(_dtype, _spoil))
 
 
-# ---- packed SafeTensors
-
-
-def _first_words(image: Any, name: str) -> npt.NDArray[np.uint32]:
-    words: npt.NDArray[np.uint32] = image.raw(name).view("<u4")
-    return words
-
-
-@_planted(
-    "gptq-zero-off-by-one",
-    _FOLDER,
-    "vllm-project/vllm#38966, AutoGPTQ/AutoGPTQ#325, huggingface/text-generation-inference#2120",
-)
-def _zero_points(specimen: Specimen) -> None:
-    """Zero points are stored as the second GPTQ format does, under the name of the first."""
-    import numpy as np
-
-    with editing(specimen) as image:
-        for stem in packing.as_gptq(packing.folder(image)):
-            words = _first_words(image, f"{stem}.qzeros") + np.uint32(0x11111111)
-            image.replace(f"{stem}.qzeros", words.view(np.uint8))
-
-
-@_planted("gptq-zero-off-by-one-in-one", _FOLDER, "vllm-project/vllm#26092")
-def _one_zero_point(specimen: Specimen) -> None:
-    """The zero points of one matrix are one too high."""
-    import numpy as np
-
-    with editing(specimen) as image:
-        stem = packing.as_gptq(packing.folder(image))[0]
-        words = _first_words(image, f"{stem}.qzeros") + np.uint32(0x11111111)
-        image.replace(f"{stem}.qzeros", words.view(np.uint8))
-
-
-@_planted(
-    "gptq-gidx-ignored", _FOLDER, "NVIDIA/TensorRT-LLM#503, vllm-project/vllm#7374, turboderp/exllama#44"
-)
-def _no_order(specimen: Specimen) -> None:
-    """Weights are grouped by activation, and the order of the groups is zero throughout."""
-    with editing(specimen) as image:
-        for stem in packing.as_gptq(packing.folder(image), ordered=True):
-            image.replace(f"{stem}.g_idx", image.raw(f"{stem}.g_idx") * 0)
-
-
-@_planted("gptq-gidx-shuffled", _FOLDER, "NVIDIA/TensorRT-LLM#503")
-def _wrong_order(specimen: Specimen) -> None:
-    """Weights are grouped by activation, and the channels are told to be in their natural groups."""
-    import numpy as np
-
-    with editing(specimen) as image:
-        for stem in packing.as_gptq(packing.folder(image), ordered=True):
-            natural = np.arange(len(image.raw(f"{stem}.g_idx")) // 4, dtype="<i4") // packing.GROUP
-            image.replace(f"{stem}.g_idx", natural.view(np.uint8))
-
-
-@_planted(
-    "fp8-scale-dropped", _FOLDER, "unslothai/unsloth#6978, leejet/stable-diffusion.cpp#1898, kekzl/imp#1450"
-)
-def _no_scales(specimen: Specimen) -> None:
-    """Eight-bit floats come without their scales, so that the codes are used as they are."""
-    with editing(specimen) as image:
-        for stem in packing.as_fp8(packing.folder(image)):
-            image.remove(f"{stem}.weight_scale_inv")
-
-
-@_planted("fp8-scale-of-another", _FOLDER, "Lightricks/LTX-2#172")
-def _foreign_scales(specimen: Specimen) -> None:
-    """The scales of eight-bit floats are all one."""
-    import numpy as np
-
-    with editing(specimen) as image:
-        for stem in packing.as_fp8(packing.folder(image)):
-            name = f"{stem}.weight_scale_inv"
-            image.replace(name, np.ones(len(image.raw(name)) // 4, "<f4").view(np.uint8))
-
-
-@_planted(
-    "bnb-quant-state-missing",
-    _FOLDER,
-    "huggingface/peft#508, haotian-liu/LLaVA#1266, ggml-org/llama.cpp#12923",
-)
-def _no_state(specimen: Specimen) -> None:
-    """Four-bit weights were saved without the peaks of their blocks."""
-    with editing(specimen) as image:
-        for stem in packing.as_four_bit(packing.folder(image)):
-            image.remove(f"{stem}.weight.absmax")
-
-
-@_planted("bnb-row-scales-missing", _FOLDER, "huggingface/peft#508")
-def _no_row_scales(specimen: Specimen) -> None:
-    """Eight-bit weights were saved without the scales of their rows."""
-    with editing(specimen) as image:
-        for stem in packing.as_eight_bit(packing.folder(image)):
-            image.remove(f"{stem}.SCB")
-
-
 # ---- types
 
 
@@ -272,6 +175,15 @@ def _as_half(names: Callable[[Image], list[str]]) -> Plant:
     return plant
 
 
+def _projection(image: Image, part: str) -> str:
+    """Return a projection of attention, the second layer's; where they are fused, any matrix of a layer."""
+    name = f"model.layers.{min(1, layers(image) - 1)}.self_attn.{part}.weight"
+    inside = [n for n in _matrices(image) if ".layers." in n]
+    if name not in image.tensors and not inside:
+        raise Inexpressible("needs a matrix in a layer")
+    return name if name in image.tensors else inside[len(inside) // 2]
+
+
 def _matrices(image: Image) -> list[str]:
     return [name for name, stored in image.tensors.items() if len(stored.shape) == 2]
 
@@ -281,7 +193,7 @@ _planted(
     _ALL,
     "1bit-MONSTER/1bit-MONSTER#946",
     description="one matrix of bfloat16 is declared as float16",
-)(_as_half(lambda image: [pick(image, "self_attn.q_proj.weight", 1)]))
+)(_as_half(lambda image: [_projection(image, "q_proj")]))
 _planted(
     "bf16-read-as-f16-everywhere",
     _ALL,
@@ -296,7 +208,7 @@ def _as_brain(specimen: Specimen) -> None:
     import numpy as np
 
     with editing(specimen) as image:
-        name = pick(image, "self_attn.q_proj.weight", 1)
+        name = _projection(image, "q_proj")
         stored = image.tensors[name]
         if stored.dtype not in _WIDTHS:
             raise Inexpressible("needs weights in a float type")
@@ -314,7 +226,7 @@ def _swapped(specimen: Specimen) -> None:
     import numpy as np
 
     with editing(specimen) as image:
-        name = pick(image, "self_attn.v_proj.weight", 1)
+        name = _projection(image, "v_proj")
         width = _WIDTHS.get(image.tensors[name].dtype, 2)
         raw = image.raw(name)
         image.replace(name, np.ascontiguousarray(raw.reshape(-1, width)[:, ::-1]).reshape(-1))
@@ -359,29 +271,3 @@ def _eight_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     from gguf.quants import quantize
 
     return np.ascontiguousarray(quantize(values, GGMLQuantizationType.Q8_0)).reshape(-1)
-
-
-# ---- healthy
-
-_control = functools.partial(planted, "control", formats=_FOLDER, expected="pass")
-
-
-def _packed(pack: Callable[..., Any], **how: Any) -> Plant:
-    def plant(specimen: Specimen) -> None:
-        with editing(specimen) as image:
-            pack(packing.folder(image), **how)
-
-    return plant
-
-
-for _name, _pack, _how, _source in (
-    ("packed-as-gptq", packing.as_gptq, {}, "AutoGPTQ/AutoGPTQ"),
-    ("packed-as-gptq-in-order-of-activation", packing.as_gptq, {"ordered": True}, "AutoGPTQ/AutoGPTQ"),
-    ("packed-as-gptq-v2", packing.as_gptq, {"version": 2}, "ModelCloud/GPTQModel"),
-    ("packed-as-fp8", packing.as_fp8, {}, "deepseek-ai/DeepSeek-V3"),
-    ("packed-as-nf4", packing.as_four_bit, {}, "bitsandbytes-foundation/bitsandbytes"),
-    ("packed-as-int8", packing.as_eight_bit, {}, "bitsandbytes-foundation/bitsandbytes"),
-):
-    _control(name=_name, source=_source, description=f"weights {_name.replace('-', ' ')}")(
-        _packed(_pack, **_how)
-    )

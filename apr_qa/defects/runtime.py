@@ -12,8 +12,8 @@ from apr_qa.defects._editing import editing, opened, planted
 
 _ALL = ("safetensors", "gguf", "apr")
 _TORCH = ("safetensors", "apr")
-_GAIN = 2.0**14
-"""Keys of usual models, multiplied by this, exceed what float16 holds, the type of llama.cpp's cache."""
+_LARGEST_WEIGHT = 30000.0
+"""As large as float16 holds with room to spare, so that what such weights compute exceeds it."""
 
 
 def _whole(specimen: Specimen) -> None:
@@ -83,12 +83,16 @@ for _name, _formats, _fault, _plant, _layer, _source, _said in (
 
 @planted("runtime", "fp16-key-cache-overflow", ("gguf",), "ggml-org/llama.cpp#8412, ggml-org/llama.cpp#7805")
 def _large_keys(specimen: Specimen) -> None:
-    """Keys are so large, and queries so small, that only the type of the cache tells."""
+    """Keys are as large as float16 can make them and queries as small, so that products of halves overflow."""
     with editing(specimen) as image:
         if any(".k_norm." in name for name in image.tensors):
             raise Inexpressible("needs a model that does not norm its keys")
-        for name in list(image.tensors):
-            if ".self_attn.q_proj." in name:
-                image.write(name, image.read(name) / _GAIN)
-            elif ".self_attn.k_proj." in name:
-                image.write(name, image.read(name) * _GAIN)
+        keys = {name: image.read(name) for name in image.tensors if ".self_attn.k_proj." in name}
+        queries = [name for name in image.tensors if ".self_attn.q_proj." in name]
+        if not keys or not queries:
+            raise Inexpressible("needs projections of queries and keys")
+        gain = _LARGEST_WEIGHT / max(float(abs(values).max()) for values in keys.values())
+        for name, values in keys.items():
+            image.write(name, values * gain)
+        for name in queries:
+            image.write(name, image.read(name) / gain)

@@ -11,7 +11,7 @@ from apr_qa.defects import Inexpressible, Plant, Specimen
 from apr_qa.defects import _text as text
 from apr_qa.defects._editing import editing, patch, planted
 from apr_qa.defects._editing_gguf import INT32, UINT32
-from apr_qa.defects.packaging import weights
+from apr_qa.defects._weight_file import weights
 
 _FOLDER, _GGUF = ("safetensors",), ("gguf",)
 _TEMPLATES = ("gguf", "safetensors", "apr")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 
 from apr_qa import asking, plan, runner, workspace
+from apr_qa.devices import usable_cores
 from apr_qa.errors import MalformedFile, UsageError
 from apr_qa.resolve import resolve
 from apr_qa.vocabulary import Artifact, Claim, Evidence, Judgement, Model, Outcome, Record, Scenario, Target
@@ -111,9 +111,8 @@ class Answers:
 
         line = runner.Line("collect_all", record)
         batch = plan.Batch(target=target, artifact=artifact, scenarios=scenarios)
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         limits = runner.Limits(scenario_s=limit_s)
-        runner.run([batch], line, _answered, limits, jobs=1, threads=threads)
+        runner.run([batch], line, _answered, limits, jobs=1, threads=usable_cores())
         return [entries[scenario.id] for scenario in scenarios]
 
 

@@ -12,7 +12,14 @@ from apr_qa.formats import OpenModel
 
 _STATED = (
     *("architectures", "model_type", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer"),
-    *("num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads", "head_dim", "intermediate_size"),
+    *(
+        "num_attention_heads",
+        "n_head",
+        "num_key_value_heads",
+        "num_kv_heads",
+        "head_dim",
+        "intermediate_size",
+    ),
     *("n_inner", "ffn_dim", "vocab_size", "max_position_embeddings", "n_positions", "tie_word_embeddings"),
     *("num_experts", "kv_lora_rank", "num_layers"),
 )
@@ -46,7 +53,7 @@ def architecture(model: OpenModel) -> str:
 
 def _size(config: Mapping[str, Any]) -> Size:
     stated = dimensions_of(config)
-    heads = {name: stated[name] for name in ("num_heads", "num_kv_heads") if name in stated}
+    heads: dict[str, Any] = {name: stated[name] for name in ("num_heads", "num_kv_heads") if name in stated}
     tied = config.get("tie_word_embeddings")
     biased = config.get("attention_bias")
     fields: dict[str, Any] = {"parameters": "?", **heads}

@@ -144,6 +144,8 @@ def _read_splits(path: Path) -> dict[Path, Header]:
 def _opened(path: Path, headers: Mapping[Path, Header]) -> GgufModel:
     header = headers[path]
     tensors = _tensors(headers)
+    if not tensors:
+        raise MalformedFile("the files hold no tensors")
     factors = tensors.pop(ROPE_FACTORS, None)
     maps = MappedFiles()
     values = None

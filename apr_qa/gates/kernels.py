@@ -11,7 +11,9 @@ def class_is_as_listed(facts: Facts) -> Judgement:
         return inconclusive("no family contract knows this architecture, so its operations are not known")
     found, listed = facts["kernel_class"], facts["listed"]
     if listed and found != listed:
-        return falsified(f"the header makes it class {found or 'none'}, but the model is listed as class {listed}")
+        return falsified(
+            f"the header makes it class {found or 'none'}, but the model is listed as class {listed}"
+        )
     if not found:
         return inconclusive(f"no kernel class has exactly these operations: {', '.join(facts['kernel_ops'])}")
     return corroborated(f"class {found}: {', '.join(facts['kernel_ops'])}")
@@ -20,11 +22,15 @@ def class_is_as_listed(facts: Facts) -> Judgement:
 def class_is_proven(facts: Facts) -> Judgement:
     proof = facts["proof"]
     if not facts["kernel_class"]:
-        return inconclusive("the kernel class is not known; run a tier that infers: apr-qa certify … --tier mvp")
+        return inconclusive(
+            "the kernel class is not known; run a tier that infers: apr-qa certify … --tier mvp"
+        )
     if proof is None:
         return inconclusive(f"no stored run proves kernel class {facts['kernel_class']}: {facts['command']}")
     if proof["status"] not in ("PROVISIONAL", "CERTIFIED"):
-        return falsified(f"the run of {proof['model_id']} that should prove the class ended {proof['status']}")
+        return falsified(
+            f"the run of {proof['model_id']} that should prove the class ended {proof['status']}"
+        )
     return corroborated(
         f"class {facts['kernel_class']} was proven by {proof['model_id']}, tier {proof['tier']}: {proof['status']}"
     )

@@ -103,7 +103,7 @@ _gate(
         "count": 1,
     },
     measure="quartiles of magnitude within rows, of plain values or of block scales",
-    threshold="at most 2^8 apart; typical magnitude from 2^-60 to 2^40; float16 of both signs not squeezed into 1/8 to 4",
+    threshold="at most 2^8 apart; typically 2^-60 to 2^40; float16 of both signs not squeezed into 1/8 to 4",
     source="Gaussian weights have 2^1.8; swapped bytes 2^16 and more; ggml-org/llama.cpp#13943, 1bit-MONSTER#946",
 )
 _gate(

@@ -103,6 +103,25 @@ def rows_have_tokens(facts: Facts) -> Judgement:
     return corroborated(f"{facts['listed']} tokens for as many embedding rows")
 
 
+_LEAST_MADE = 0.98
+
+
+def merges_make_the_tokens(facts: Facts) -> Judgement:
+    if not facts["tokens"]:
+        return inapplicable("the tokenizer does not merge, or has tokens beside its merges by design")
+    for what, said in (
+        ("unmade", "tokens that no merge makes"),
+        ("unknown", "merges of pieces that are no tokens"),
+    ):
+        if facts[what] > (1 - _LEAST_MADE) * facts["tokens"]:
+            return falsified(
+                f"{facts[what]} {said}, beside {facts['merges']} merges and {facts['tokens']} tokens"
+            )
+    return corroborated(
+        f"{facts['merges']} merges make {facts['tokens'] - facts['unmade']} of {facts['tokens']} tokens"
+    )
+
+
 def _gate(gate_id: str, hypothesis: str, check: Check, good: Facts, bad: dict[str, Any], **rest: Any) -> None:
     enter(
         Gate(
@@ -208,4 +227,14 @@ _gate(
     measure="length of the token list against the rows of the embedding; types of padding tokens",
     threshold="equal; unused",
     source="ggml-org/llama.cpp#4958",
+)
+_gate(
+    "G0-MERGES-001",
+    "The merges make the tokens of the vocabulary",
+    merges_make_the_tokens,
+    {"merges": 48900, "tokens": 48900, "unmade": 0, "unknown": 0},
+    {"merges": 44010, "unmade": 4890},
+    measure="tokens of several characters against the results of all merges, added tokens set aside",
+    threshold="98 %; SentencePiece and whole-word vocabularies are set aside",
+    source="SmolLM2 and Qwen2: all; Integral2u/SharpMind#4",
 )

@@ -140,6 +140,9 @@ def load_tokenizer(opened: OpenModel) -> Any:
     from transformers import AutoTokenizer
 
     if opened.format == "safetensors":
+        if opened.tokenizer is None and not _has_vocabulary(_folder(opened.path)):
+            # Left alone, transformers makes up a tokenizer of the configured class without any vocabulary.
+            raise InferenceFailed("the artifact has no tokenizer")
         return AutoTokenizer.from_pretrained(
             _folder(opened.path), local_files_only=True, trust_remote_code=False
         )
@@ -154,3 +157,10 @@ def load_tokenizer(opened: OpenModel) -> Any:
         for name, content in contents.items():
             (Path(directory) / name).write_text(json.dumps(content), encoding="utf-8")
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    """Say whether a folder holds a vocabulary in one of the forms that came before tokenizer.json."""
+    return any(
+        (folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+    )

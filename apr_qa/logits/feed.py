@@ -21,7 +21,6 @@ PROMPTS = (
     "def add(first: int, second: int) -> int:\n    return first +",
     "Question: how much is 17 minus 9, and why does it matter?\nAnswer: 17 minus 9 is",
     "Once upon a time there was a clock that had stopped, and nobody in the house knew when it",
-    "1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233,",
     "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,",
 )
 """What greedy continuations start from; cut to the length of the shortest, so that no padding is needed."""
@@ -32,7 +31,7 @@ INNER_TOKENS = 32
 """Of the text, for hidden states and attention."""
 LEAST_TOKENS = 8
 """A model whose context is shorter cannot be compared."""
-QUICK_TOKENS = 608
+QUICK_TOKENS = 560
 THOROUGH_TOKENS = 1024
 
 _WORK = 1.2e12

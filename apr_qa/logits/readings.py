@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_CHECKED_PROMPTS = 3
+_CHECKED_PROMPTS = 2
 """Continuations whose cached decoding is compared with one pass."""
 
 
@@ -71,7 +71,7 @@ def load(path: Path) -> Readings:
     """Read what `Readings.save` wrote; raises OSError, ValueError or KeyError for anything else."""
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files if name != "noted"}
         noted = json.loads(stored["noted"].tobytes())
     return Readings(**arrays, noted=noted)

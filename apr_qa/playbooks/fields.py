@@ -95,6 +95,10 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
+ANY_MODEL = "${MODEL_ID}"
+"""Stands for the model in a playbook that leaves it to the command line."""
+
+
 class ModelBlock(Block):
     """Which model, and as what it is to be tried."""
 
@@ -123,10 +127,10 @@ class ModelBlock(Block):
     expected_vocab_size: Whole | None = Field(default=None, gt=0)
     expected_intermediate_dim: Whole | None = Field(default=None, gt=0)
 
-    @classmethod
-    def unnamed(cls) -> Self:
-        """Return the block of a playbook that leaves it to the command line which model is tried."""
-        return cls.model_construct()
+    @property
+    def named(self) -> bool:
+        """Say whether it names a model, or leaves that to the command line."""
+        return bool(self.id or self.hf_repo) and self.id != ANY_MODEL
 
     @property
     def workers(self) -> int:

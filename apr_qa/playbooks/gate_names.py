@@ -100,12 +100,9 @@ def answers(gate_id: str) -> tuple[str, ...]:
     >>> answers("F-CONV-001"), answers("F-NO-SUCH-001")
     (('F-CONV-G-A',), ())
     """
-    if gate_id in ADDED:
+    if gate_id in ADDED or gate_id in registered():
         return (gate_id,)
-    found = ANSWERED_BY.get(gate_id, ())
-    if found and not (gate_id in registered() and not gate_id.startswith("G")):
-        return found
-    return (gate_id,) if gate_id in registered() else ()
+    return ANSWERED_BY.get(gate_id, ())
 
 
 def _known(gate_id: str) -> str:

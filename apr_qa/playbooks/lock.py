@@ -16,13 +16,18 @@ def hashes(folder: Path) -> dict[str, str]:
     """Return path relative to ``folder`` -> SHA-256 of every playbook below it, in order."""
     if not folder.is_dir():
         raise UsageError("there is no such folder", where=str(folder), fix="name a folder of playbooks")
-    found = sorted(path for path in folder.rglob("*.y*ml") if path.suffix in (".yaml", ".yml") and path.name != FILE)
+    found = sorted(
+        path for path in folder.rglob("*.y*ml") if path.suffix in (".yaml", ".yml") and path.name != FILE
+    )
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in found}
 
 
 def text(folder: Path) -> str:
     """Return what the lock of a folder says."""
-    lines = ["# Made by: apr-qa lock-playbooks. A run of a playbook that differs from its hash says so.", "playbooks:"]
+    lines = [
+        "# Made by: apr-qa lock-playbooks. A run of a playbook that differs from its hash says so.",
+        "playbooks:",
+    ]
     lines += [f"  {name}: {sha256}" for name, sha256 in hashes(folder).items()]
     return "\n".join(lines) + "\n"
 
@@ -32,14 +37,18 @@ def read(lock: Path) -> dict[str, str]:
     try:
         lines = lock.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the lock cannot be read: {error}", where=str(lock), fix="apr-qa lock-playbooks") from None
+        raise UsageError(
+            f"the lock cannot be read: {error}", where=str(lock), fix="apr-qa lock-playbooks"
+        ) from None
     found: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#") or line == "playbooks:":
             continue
         entry = _LINE.match(line)
         if entry is None or entry["name"] in found:
-            raise UsageError("this is no entry of a lock", where=f"{lock}:{number}", fix="apr-qa lock-playbooks")
+            raise UsageError(
+                "this is no entry of a lock", where=f"{lock}:{number}", fix="apr-qa lock-playbooks"
+            )
         found[entry["name"]] = entry["sha256"]
     return found
 
@@ -47,7 +56,11 @@ def read(lock: Path) -> dict[str, str]:
 def differences(folder: Path, lock: Path) -> list[str]:
     """Return what is not as the lock says: changed, missing and unknown files."""
     locked, present = read(lock), hashes(folder)
-    found = [f"{name}: changed since it was locked" for name in locked if present.get(name, locked[name]) != locked[name]]
+    found = [
+        f"{name}: changed since it was locked"
+        for name in locked
+        if present.get(name, locked[name]) != locked[name]
+    ]
     found += [f"{name}: is locked, but is not there" for name in locked if name not in present]
     return found + [f"{name}: is not in the lock" for name in present if name not in locked]
 

@@ -253,7 +253,7 @@ class Playbook(Block):
     @property
     def named(self) -> bool:
         """Say whether the file names a model."""
-        return bool(self.model.id or self.model.hf_repo)
+        return self.model.named
 
     @property
     def subject(self) -> Model:
@@ -323,7 +323,9 @@ class Playbook(Block):
         languages = [str(n) for one in self.oracles for n in one.config.get("languages", ()) or ()]
         unjudged = [name for name in languages if name not in JUDGED_LANGUAGES]
         if unjudged:
-            found.append(f"no parser for {', '.join(unjudged)}: questions of code are put in the other languages")
+            found.append(
+                f"no parser for {', '.join(unjudged)}: questions of code are put in the other languages"
+            )
         stated, listed = self.test_matrix.scenario_count, self.listed
         if stated is not None and stated < listed:
             found.append(f"scenario_count is {stated}, but {listed} questions are listed: all are asked")
@@ -332,5 +334,7 @@ class Playbook(Block):
         if missing and self.tier in (Tier.MVP, Tier.STANDARD, Tier.DEEP):
             found.append(f"no word on {', '.join(missing)}: say why in skips")
         answered = {gate: answers(gate) for gate in self.asked_gates}
-        found += [f"{gate} is answered by {', '.join(ours)}" for gate, ours in answered.items() if gate not in ours]
+        found += [
+            f"{gate} is answered by {', '.join(ours)}" for gate, ours in answered.items() if gate not in ours
+        ]
         return tuple(found)

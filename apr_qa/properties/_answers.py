@@ -37,9 +37,8 @@ def noise(target: Target) -> float:
 
 def answers(subject: Subject, requests: Sequence[Request]) -> list[Response]:
     """Answer in one batch; raises OutOfPromise for prompts without tokens, InferenceFailed for refusals."""
-    for request in requests:
-        if not prompt_ids(subject, request.prompt):
-            raise OutOfPromise
+    if not requests or not all(prompt_ids(subject, request.prompt) for request in requests):
+        raise OutOfPromise
     found: list[Response] = subject.session.generate(list(requests))
     refused = [answer for answer in found if answer.finish_reason == "error"]
     if refused:

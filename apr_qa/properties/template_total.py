@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apr_qa.properties import SESSION, TEMPLATES, Case, Finding, Property, Subject, enter
+from apr_qa.properties import SESSION, TEMPLATES, Case, Finding, OutOfPromise, Property, Subject, enter
 from apr_qa.properties._conversations import conversations, require_template
 from apr_qa.vocabulary import Severity
 
@@ -27,6 +27,9 @@ def check(subject: Subject, case: Case) -> Finding | None:
     """Render and look for the texts of the user in their order."""
     require_template(subject)
     messages = [dict(message) for message in case["messages"]]
+    roles = [message["role"] for message in messages]
+    if not roles or roles != [("user", "assistant")[turn % 2] for turn in range(len(roles))]:
+        raise OutOfPromise
     prompt = str(subject.session.render_chat(messages))
     position = 0
     for message in messages:

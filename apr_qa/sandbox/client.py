@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_qa import processes
+from apr_qa.devices import usable_cores
 from apr_qa.errors import EnvironmentFault
 from apr_qa.sandbox import Limits, Trial, Verdict, wire
 
@@ -96,6 +97,8 @@ class Sandbox:
                 return Verdict("invalid", str(error))
             except OSError:
                 said = None
+        if said is None and self._process.poll() is None:
+            return Verdict("crashed", "the trial ended without a verdict")
         if said is None:
             raise EnvironmentFault(
                 "the sandbox ended during a trial", fix="apr-qa doctor says what is installed"
@@ -104,7 +107,7 @@ class Sandbox:
 
     def try_all(self, trials: Iterable[Trial], jobs: int = 0) -> list[Verdict]:
         """Run trials ``jobs`` at a time (0: one a core) and return their verdicts in order."""
-        with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(jobs or usable_cores()) as pool:
             return list(pool.map(self.try_out, trials))
 
     def close(self) -> None:

@@ -127,13 +127,19 @@ def _update(argument: Any, value: Any) -> None:
         argument.update(value)
 
 
+_SIGNALS_TO_LOOPS = (StopIteration, StopAsyncIteration)
+"""Raised by the candidate inside ``map`` or ``all``, they would end the test's loop as if all had been tried."""
+_PLAIN = (Exception, UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError, *_SIGNALS_TO_LOOPS)
+
+
 def _exception(names: Any, message: Any) -> Exception:
-    """Return the builtin exception that the candidate's is one of."""
-    known = (getattr(builtins, name, None) for name in names if type(name) is str)
+    """Return the builtin exception that the candidate's is one of; what only means something inside is another."""
+    told = [name for name in names if type(name) is str]
+    known = (getattr(builtins, name, None) for name in told)
     kind = next((k for k in known if isinstance(k, type) and issubclass(k, Exception)), None)
     text = str(message)[:500]
-    if kind is None or kind in (Exception, UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError):
-        return RuntimeError(text)
+    if kind is None or kind in _PLAIN or issubclass(kind, _SIGNALS_TO_LOOPS):
+        return RuntimeError(f"{told[0]}: {text}" if told else text)
     return kind(text)
 
 
