@@ -229,7 +229,7 @@ def _drawn(oracle: str, seed: int, params: dict[str, Any], languages: Sequence[s
     for block in count():
         before = len(asked)
         for claim in _draw(strategy, int(digest(seed, oracle, block), 16)):
-            question = _as_text(claim.prompt)
+            question = as_text(claim.prompt)
             foreign = oracle == "code_syntax" and languages and claim.expected not in languages
             if question not in asked and not foreign:
                 asked.add(question)
@@ -240,7 +240,7 @@ def _drawn(oracle: str, seed: int, params: dict[str, Any], languages: Sequence[s
             return
 
 
-def _as_text(prompt: str) -> str:
+def as_text(prompt: str) -> str:
     """Turn a bare question into a text that goes on; see ``basic_claims``."""
     return f"{prompt} The answer is" if prompt.endswith("?") else prompt
 

@@ -16,7 +16,7 @@ from apr_qa.playbooks.model import Playbook
 from apr_qa.playbooks.questions import Expectation, ScenarioBlock
 from apr_qa.playbooks.suites import ProfileCi, PropertyTests
 from apr_qa.properties import property_claims
-from apr_qa.scenarios import GATE_OF, for_modality, listed, oracle_settings, prompted, tested
+from apr_qa.scenarios import GATE_OF, as_text, for_modality, listed, oracle_settings, prompted, tested
 from apr_qa.vocabulary import Claim, Severity, Target, Tier, digest
 
 MOST_TOKENS = 512
@@ -242,11 +242,12 @@ def _traced(book: Playbook) -> Iterator[Claim]:
     params = {"check": "trace", "text": block.prompt}
     yield Claim(gate_id="F-TRACE-PAYLOAD-001", kind="inspect", severity=Severity.P0, params=params)
     yield Claim(gate_id="F-TRACE-PAYLOAD-003", kind="inspect", severity=Severity.P2, params=params)
+    said = as_text(block.prompt)
     yield Claim(
         gate_id="F-TRACE-PAYLOAD-002",
         kind="generate",
-        severity=Severity.P0,
-        prompt=block.prompt,
+        severity=Severity.P1,
+        prompt=said,
         oracle="garbage",
         params=dict(oracle_settings(book).get("garbage", {})),
     )

@@ -58,7 +58,9 @@ def test_a_playbook_of_every_tier_loads_and_has_the_cells_of_the_template(tmp_pa
     assert book.quantizations == template.quantizations
 
 
-def test_what_is_missing_or_unknown_is_refused_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_or_unknown_is_refused_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="qwen2 has no size '0.6b'"):
         bootstrap.playbook(family("qwen2"), "0.6b", QWEN, Tier.MVP)
     monkeypatch.chdir(tmp_path)
@@ -76,7 +78,9 @@ def test_what_is_missing_or_unknown_is_refused_with_the_cure(tmp_path: Path, mon
 
 def test_a_contract_of_ones_own_can_be_used(tmp_path: Path) -> None:
     mine = tmp_path / "qwen2.yaml"
-    mine.write_text((ROOT / "families" / "qwen2.yaml").read_text().replace("hidden_dim: 896", "hidden_dim: 897"))
+    mine.write_text(
+        (ROOT / "families" / "qwen2.yaml").read_text().replace("hidden_dim: 896", "hidden_dim: 897")
+    )
     arguments = ["qwen2", "0.5b", "--hf-repo", "org/mine", "--contracts-path", str(tmp_path), "--dry-run"]
     assert "expected_hidden_dim: 897" in CliRunner().invoke(command, arguments).stdout
 

@@ -17,6 +17,7 @@ from apr_qa.comparison.session import Comparison, open_model
 from apr_qa.conversion.convert import convert
 from apr_qa.defects import DEFECTS, Defect, Inexpressible, Specimen
 from apr_qa.defects._editing import editing, opened, pick
+from apr_qa.defects._editing_apr import AprImage
 from apr_qa.errors import AprQaError, Inapplicable, UnsupportedArchitecture
 from apr_qa.formats import FORMATS
 from apr_qa.gates import GATES
@@ -208,6 +209,16 @@ def test_values_written_through_an_image_are_read_back_in_the_same_order(
         image.write(name, values)
     assert np.array_equal(FORMATS.get(container).open(place).read(name), values)
     assert sum(map(len, content(place).values())) == size
+
+
+def test_documented_keys_of_apr_that_contradict_the_embedded_configuration_are_caught(
+    healthy: Callable[[str], Iterator[tuple[Path, Path]]], tmp_path: Path
+) -> None:
+    place = copied(next(healthy("apr"))[1], tmp_path, "apr")
+    with editing(Specimen(place, "apr")) as image:
+        assert isinstance(image, AprImage)
+        image.metadata["rope_theta"] = 12345.0
+    assert [gate for gate, _, _ in alone(place, "apr")] == ["G0-CONFIG-KEYS"]
 
 
 def test_planting_is_the_same_every_time(tmp_path: Path) -> None:

@@ -210,7 +210,12 @@ def test_a_flood_of_one_token_is_found() -> None:
 
 
 def test_nothing_measured_is_not_a_pass() -> None:
-    facts = {"measured": {"tokens": 0}, "limits": {"logit_difference": 1.0, "tie": 2.0}, "overruns": [], "near": []}
+    facts = {
+        "measured": {"tokens": 0},
+        "limits": {"logit_difference": 1.0, "tie": 2.0},
+        "overruns": [],
+        "near": [],
+    }
     gates = ("F-CONTRACT-I1-001", "F-ROSETTA-INF-001", "F-ROSETTA-INF-003", "F-HFP-001")
     assert {outcome(gate, facts) for gate in gates} == {Outcome.INCONCLUSIVE}
     unmeasured = parity_facts(divergence(logits(), logits()), budget("f32", None))

@@ -21,10 +21,36 @@ from apr_qa.families.file_facts import contract_facts, kernel_facts
 from apr_qa.formats import sniff
 
 ROOT = Path(__file__).parent.parent
-TWENTY_EIGHT = (
-    "bert bloom deepseek falcon falcon_h1 gemma gpt2 gpt_bigcode gptneox granite internlm2 llama mamba mistral "
-    "moonshine nemotron olmo openelm opt phi qwen2 qwen3 qwen3_5 qwen3_moe rwkv7 stablelm starcoder2 whisper"
-).split()
+TWENTY_EIGHT = [
+    "bert",
+    "bloom",
+    "deepseek",
+    "falcon",
+    "falcon_h1",
+    "gemma",
+    "gpt2",
+    "gpt_bigcode",
+    "gptneox",
+    "granite",
+    "internlm2",
+    "llama",
+    "mamba",
+    "mistral",
+    "moonshine",
+    "nemotron",
+    "olmo",
+    "openelm",
+    "opt",
+    "phi",
+    "qwen2",
+    "qwen3",
+    "qwen3_5",
+    "qwen3_moe",
+    "rwkv7",
+    "stablelm",
+    "starcoder2",
+    "whisper",
+]
 
 
 def test_there_is_a_contract_for_each_of_the_families_and_each_is_valid_by_its_schema() -> None:
@@ -78,7 +104,9 @@ def test_135m_is_less_than_0_5b_and_both_are_tiny() -> None:
 
 
 def test_a_wrong_contract_is_refused_with_line_and_field(tmp_path: Path) -> None:
-    text = (ROOT / "families" / "qwen2.yaml").read_text().replace("norm_type: rmsnorm", "norm_type: batchnorm")
+    text = (
+        (ROOT / "families" / "qwen2.yaml").read_text().replace("norm_type: rmsnorm", "norm_type: batchnorm")
+    )
     path = tmp_path / "qwen2.yaml"
     path.write_text(text)
     with pytest.raises(PlaybookError, match=r"qwen2.yaml:\d+: constraints.norm_type"):
@@ -199,6 +227,6 @@ def test_validate_contract_exits_1_for_what_does_not_conform(tmp_path: Path) -> 
     said = json.loads(done.stdout)
     assert (done.exit_code, said["family"], len(said["violations"])) == (1, "qwen2", 1)
     critical = CliRunner().invoke(validate_contract, [str(folder), "--critical-only"])
-    assert critical.exit_code == 0 and "conforms" in critical.stderr
+    assert critical.exit_code == 0 and "conforms" in critical.stdout
     other = CliRunner().invoke(validate_contract, [str(folder), "--family", "gpt2"])
     assert other.exit_code == 1 and "wte.weight is missing" in other.stdout

@@ -275,6 +275,25 @@ def test_constants_that_json_lacks_are_taken_where_healthy_files_have_them(folde
     assert FORMATS.get("safetensors").open(folder).config["time_step_limit"][1] == float("inf")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [b'{"a":[' + b"1000," * 600_000 + b"1]}", b"{" + b",".join(b'"%x":1' % i for i in range(400_000)) + b"}"],
+    ids=["numbers", "keys"],
+)
+def test_a_header_of_small_values_is_refused_before_they_become_objects(
+    header: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(seeds.safetensors(header, b""))
+    FORMATS.get("safetensors")
+    tracemalloc.start()
+    with pytest.raises(MalformedFile, match="far more than 0 tensors"):
+        FORMATS.get("safetensors").open(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * len(header)
+
+
 # ---- what is no plain file, and what is elsewhere
 
 

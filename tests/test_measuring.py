@@ -78,8 +78,13 @@ def test_without_an_earlier_run_there_is_nothing_to_compare_the_speed_with(sessi
 def test_generations_give_their_memory_back_and_all_are_answered_at_once(session: Session) -> None:
     held = stability.memory(session, {"iterations": 25})
     assert held["iterations"] == 25 and held["before_mb"] > 0
-    assert outcome("F-STAB-002", {"iterations": 25, "before_mb": 100.0, "after_mb": 120.0}) is Outcome.FALSIFIED
-    assert outcome("F-STAB-002", {"iterations": 3, "before_mb": 100.0, "after_mb": 100.0}) is Outcome.INCONCLUSIVE
+    assert (
+        outcome("F-STAB-002", {"iterations": 25, "before_mb": 100.0, "after_mb": 120.0}) is Outcome.FALSIFIED
+    )
+    assert (
+        outcome("F-STAB-002", {"iterations": 3, "before_mb": 100.0, "after_mb": 100.0})
+        is Outcome.INCONCLUSIVE
+    )
     assert outcome("F-STAB-003", stability.at_once(session, {"requests": 4})) is not Outcome.CRASHED
 
 

@@ -182,17 +182,38 @@ oracles:
 @pytest.mark.parametrize(
     ("block", "fault"),
     [
-        ("differential_tests: {tensor_dif: {}}", "3: differential_tests.tensor_dif: there is no such field (did"),
-        ("profile_ci: {gates: [F-PROFILE-CI-01]}", "3: profile_ci.gates.0: no gate is called 'F-PROFILE-CI-01'"),
-        ("profile_ci: {assertions: {min_speed: 3}}", "3: profile_ci.assertions.min_speed: there is no such field"),
+        (
+            "differential_tests: {tensor_dif: {}}",
+            "3: differential_tests.tensor_dif: there is no such field (did",
+        ),
+        (
+            "profile_ci: {gates: [F-PROFILE-CI-01]}",
+            "3: profile_ci.gates.0: no gate is called 'F-PROFILE-CI-01'",
+        ),
+        (
+            "profile_ci: {assertions: {min_speed: 3}}",
+            "3: profile_ci.assertions.min_speed: there is no such field",
+        ),
         ("contract_tests: {invariants: [I-9]}", "3: contract_tests.invariants.0: 'I-9' is not one of"),
         ("trace_payload: {enabled: perhaps}", "3: trace_payload.enabled: should be a valid boolean"),
-        ("property_tests: [{name: x, generator: dice()}]", "3: property_tests.0.generator: no generator is called"),
+        (
+            "property_tests: [{name: x, generator: dice()}]",
+            "3: property_tests.0.generator: no generator is called",
+        ),
         ("falsification_gates: [{id: X-1}]", "3: falsification_gates.0.id: no gate is called 'X-1'"),
         ("verification_gates: [{id: a}]", "3: verification_gates.0: give either gate or tool"),
-        ("verification_gates: [{id: a, tool: hammer}]", "3: verification_gates.0.tool: no tool is called 'hammer'"),
-        ("acceptance: {no_nan_values: false}", "3: acceptance.no_nan_values: cannot be waived; remove the line"),
-        ("state_machine: {states: [a, b]}", "3: state_machine.states: the state 'b' cannot be reached from 'a'"),
+        (
+            "verification_gates: [{id: a, tool: hammer}]",
+            "3: verification_gates.0.tool: no tool is called 'hammer'",
+        ),
+        (
+            "acceptance: {no_nan_values: false}",
+            "3: acceptance.no_nan_values: cannot be waived; remove the line",
+        ),
+        (
+            "state_machine: {states: [a, b]}",
+            "3: state_machine.states: the state 'b' cannot be reached from 'a'",
+        ),
         (
             "state_machine: {states: [a], transitions: [{from: a, to: b}]}",
             "3: state_machine.states: no state is called 'b'",
@@ -201,13 +222,22 @@ oracles:
             "state_machine: {states: {a: {on_enter: [{action: dance}]}}}",
             "3: state_machine.states.a.on_enter.0: no action is called 'dance'",
         ),
-        ("scenarios: [{name: x, command: rm -rf /}]", "3: scenarios.0.command: is not understood: only commands"),
-        ("scenarios: [{prompt_set: dreams}]", "3: scenarios.0.prompt_set: no set of prompts is called 'dreams'"),
+        (
+            "scenarios: [{name: x, command: rm -rf /}]",
+            "3: scenarios.0.command: is not understood: only commands",
+        ),
+        (
+            "scenarios: [{prompt_set: dreams}]",
+            "3: scenarios.0.prompt_set: no set of prompts is called 'dreams'",
+        ),
         (
             "mvp_matrix: [{format: gguf, backend: gpu, modality: run, prompt: a}]\ntest_matrix: {backends: [cpu]}",
             "3: mvp_matrix.0: gpu is not among the backends of this playbook (cpu)",
         ),
-        ("hf_parity: {corpus: x}", "3: hf_parity.corpus: there is no such field (did you mean 'corpus_path'?)"),
+        (
+            "hf_parity: {corpus: x}",
+            "3: hf_parity.corpus: there is no such field (did you mean 'corpus_path'?)",
+        ),
         ("skips: [{format_or_backend: npu, reason: x}]", "3: skips.0.format_or_backend: 'npu' is not one of"),
     ],
 )

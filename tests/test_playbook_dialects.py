@@ -36,7 +36,9 @@ def load(tmp_path: Path, text: str, **variables: str) -> Playbook:
     return playbook.load(path, variables or dialects.VARIABLES)
 
 
-def target(format_name: str = "gguf", modality: str = "run", device: str = "cpu", kind: str = "q4_k_m") -> Target:
+def target(
+    format_name: str = "gguf", modality: str = "run", device: str = "cpu", kind: str = "q4_k_m"
+) -> Target:
     return Target(
         model="m",
         format=format_name,
@@ -77,7 +79,9 @@ def test_the_same_playbook_asks_nothing_twice_of_one_target(tmp_path: Path, name
     book = load(tmp_path, FILES[name])
     questions = Questions(book, Tier.QUICK, claims(book, Tier.QUICK)[:5])
     found = list(questions.of(target(book.formats[0])))
-    keys = [(c.gate_id, c.kind, c.prompt, c.messages, repr(c.params), c.max_tokens, c.expected) for c in found]
+    keys = [
+        (c.gate_id, c.kind, c.prompt, c.messages, repr(c.params), c.max_tokens, c.expected) for c in found
+    ]
     assert len(keys) == len(set(map(repr, keys)))
 
 
@@ -98,7 +102,9 @@ def test_a_tier_may_be_stated_by_the_end_of_the_name(tmp_path: Path, name: str, 
     assert load(tmp_path, "name: x\nmodel: {id: a/b}\nmetadata: {tier: smoke}\n").tier is Tier.SMOKE
 
 
-def test_without_a_word_on_the_tier_nothing_is_certified_unless_the_whole_matrix_is_tried(tmp_path: Path) -> None:
+def test_without_a_word_on_the_tier_nothing_is_certified_unless_the_whole_matrix_is_tried(
+    tmp_path: Path,
+) -> None:
     assert load(tmp_path, "name: x\nmodel: {id: a/b}\n").fitting_tier is Tier.CI
     whole = "name: x\nmodel: {id: a/b}\ntest_matrix: {scenario_count: 100}\n"
     assert load(tmp_path, whole).fitting_tier is Tier.DEEP
@@ -234,7 +240,9 @@ def test_the_block_of_properties_asks_for_as_many_cases_as_it_says(tmp_path: Pat
 def test_questions_of_languages_are_limited_to_those_and_the_others_are_told(tmp_path: Path) -> None:
     text = "model: {id: a/b}\noracles: [{type: code_syntax, config: {languages: [rust, cpp]}}]\n"
     book = load(tmp_path, text + "test_matrix: {scenario_count: 8}\n")
-    assert {c.expected for c in claims(book, Tier.QUICK) if c.oracle == "code_syntax" and not c.basic} == {"rust"}
+    assert {c.expected for c in claims(book, Tier.QUICK) if c.oracle == "code_syntax" and not c.basic} == {
+        "rust"
+    }
     assert any("no parser for cpp" in note for note in book.notes)
 
 
@@ -253,7 +261,9 @@ def test_another_runtime_is_asked_about_the_types_that_are_listed(tmp_path: Path
 
 
 def test_skips_beside_the_playbook_leave_cells_out_with_their_reason(tmp_path: Path) -> None:
-    (tmp_path / "some.skip.yaml").write_text("- {format_or_backend: gpu, reason: no card, tracking_issue: '#7'}\n")
+    (tmp_path / "some.skip.yaml").write_text(
+        "- {format_or_backend: gpu, reason: no card, tracking_issue: '#7'}\n"
+    )
     book = load(tmp_path, "model: {id: a/b}\n")
     assert book.skipped("gguf", "gpu") == "the playbook skips gpu: no card (#7)"
     assert book.skipped("gguf", "cpu") == ""

@@ -77,7 +77,7 @@ def settled(sandbox: Sandbox, before: set[int]) -> bool:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_program_neither_passes_nor_escapes(
-    sandbox: Sandbox, name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     canary = tmp_path_factory.mktemp("home") / "canary.txt"
     canary.write_text("precious", encoding="utf-8")
@@ -123,7 +123,7 @@ def test_two_programs_share_nothing(sandbox: Sandbox) -> None:
     assert [verdict.passed for verdict in sandbox.try_all([leave, find], 1)] == [True, True]
 
 
-def test_an_environment_holds_nothing_of_ours(whole: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     with Sandbox(LIMITS) as sandbox:
         verdict = sandbox.try_out(

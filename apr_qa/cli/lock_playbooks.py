@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from apr_qa.cli.console import note, print_json
+from apr_qa.cli.console import print_json
 from apr_qa.errors import EXIT_FINDING
 
 
@@ -37,12 +37,12 @@ def command(folder: Path, output: Path | None, check: bool, as_json: bool) -> No
         else:
             for line in found:
                 click.echo(line)
-            note(f"{len(found)} differences to {file}" if found else f"all as {file} says")
+            if not found:
+                click.echo(f"all as {file} says")
         sys.exit(EXIT_FINDING if found else 0)
     write_atomically(file, lock.text(folder))
     count = len(lock.read(file))
     if as_json:
         print_json({"lock": str(file), "playbooks": count})
     else:
-        click.echo(file)
-        note(f"{count} playbooks locked")
+        click.echo(f"{file}: {count} playbooks")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from apr_qa.cli.console import note, print_json, style
+from apr_qa.cli.console import print_json, style
 from apr_qa.errors import EXIT_FINDING, MalformedFile, UsageError
 
 SHOWN = 20
@@ -21,9 +21,22 @@ SHOWN = 20
     "--contract-path", type=click.Path(path_type=Path, exists=True), help="A contract file of your own."
 )
 @click.option("--critical-only", is_flag=True, help="Only tensors that ruin every answer.")
-@click.option("--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="How the result is printed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def command(
-    model: Path, family: str | None, contract_path: Path | None, critical_only: bool, form: str
+    model: Path,
+    family: str | None,
+    contract_path: Path | None,
+    critical_only: bool,
+    form: str,
+    as_json: bool,
 ) -> None:
     """Hold MODEL (a file or folder) against the contract of its family: exit 0 if it conforms, else 1.
 
@@ -38,7 +51,7 @@ def command(
     found = conformance.violations(contract, facts["config"], facts["shapes"])
     shown = [one for one in found if one["critical"]] if critical_only else found
     size = conformance.fitting(contract, facts["config"])
-    if form == "json":
+    if as_json or form == "json":
         print_json(
             {"model": str(model), "family": contract.family, "size": size and size[0], "violations": shown}
         )
@@ -49,7 +62,7 @@ def command(
         if len(shown) > SHOWN:
             click.echo(f"         … and {len(shown) - SHOWN} more")
         said = f"{len(shown)} violations" if shown else "conforms"
-        note(f"{model}: {said}, family {contract.family}, size {size[0] if size else 'unknown'}")
+        click.echo(f"{model}: {said}, family {contract.family}, size {size[0] if size else 'unknown'}")
     sys.exit(EXIT_FINDING if shown else 0)
 
 

@@ -25,7 +25,7 @@ MAGIC = b"GGUF"
 MAX_STRING_BYTES = 64 << 20
 MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 1 << 20
 MAX_ARRAY_ITEMS = 1 << 24
-MAX_STRINGS = 1 << 21
+MAX_STRINGS = 1_500_000
 """In all arrays together. The largest vocabularies in use have below 2**20 tokens, and about as many merges."""
 MAX_KEYS = MAX_TENSORS = 1 << 16
 MAX_KEY_BYTES = 65535

@@ -21,6 +21,8 @@ MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
 MAX_NAME_CHARACTERS = 4096
 _NAMES_IN_MESSAGE = 200
+_SIGNS_PER_TENSOR, _FREE_SIGNS = 16, 2**18
+"""Commas or colons: an entry has at most 3 and one for each dimension, the rest is for ``__metadata__``."""
 _FETCH = "fetch the file again"
 DTYPES = {
     **{"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E4M3": "f8_e4m3", "F8_E5M2": "f8_e5m2"},
@@ -43,6 +45,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         raise MalformedFile(
             "the header is no JSON object padded with spaces only", where=path.name, fix="write the file anew"
         )
+    _check_density(stripped, path.name)
     entries = parse_object(stripped, path.name)
     metadata = _string_map(entries.pop("__metadata__", None), path.name)
     data_start = LENGTH_BYTES + length
@@ -61,6 +64,15 @@ def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: 
     text = dump_bytes(entries)
     text = text.ljust(aligned(len(text), 8))
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _check_density(text: bytes, where: str) -> None:
+    """Refuse a header of many small JSON values before they become objects, each many times its text."""
+    tensors = text.count(b'"data_offsets"')
+    if max(text.count(b","), text.count(b":")) > _SIGNS_PER_TENSOR * tensors + _FREE_SIGNS:
+        raise MalformedFile(
+            f"the header holds far more than {tensors} tensors and their metadata", where=where
+        )
 
 
 def _header_length(first: bytes, size: int, where: str) -> int:

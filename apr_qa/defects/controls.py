@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from apr_qa.containers.gguf_writing import LINEAGE
 from apr_qa.defects import Inexpressible, Plant, Specimen
 from apr_qa.defects._editing import EMBEDDING, HEAD, Image, editing, opened, planted, rows_of
 from apr_qa.defects._editing_gguf import STRING, GgufImage
@@ -103,14 +104,31 @@ def _converted(quantization: str) -> Plant:
         source = FORMATS.get("gguf").open(specimen.path)
         if source.quantization not in _FLOATS:
             raise Inexpressible("needs weights in a float type")
+        if source.quantization == "f16" and quantization in ("f32", "bf16"):
+            raise Inexpressible("needs weights that did not pass through half precision before")
         with TemporaryDirectory(dir=specimen.path.parent) as folder:
             try:
                 made = convert(source, "gguf", Path(folder) / "model.gguf", quantization=quantization)
             except (EngineMissing, UnsupportedArchitecture) as refusal:
                 raise Inexpressible(f"needs a converter: {refusal.what}") from refusal
+            keys = _lineage(opened(specimen))
             made.replace(specimen.path)
+        # Quantisers copy what a file says of its origin; our converter would name the copy instead.
+        with editing(specimen) as image:
+            if isinstance(image, GgufImage):
+                own = [key for key in image.keys.values if key not in keys and key.startswith(LINEAGE)]
+                for key in own:
+                    image.keys.drop(key)
+                image.keys.values |= keys
+                image.keys.changed = True
 
     return plant
+
+
+def _lineage(image: Image) -> dict[str, tuple[int, bytes]]:
+    if not isinstance(image, GgufImage):
+        return {}
+    return {key: value for key, value in image.keys.values.items() if key.startswith(LINEAGE)}
 
 
 for _kind in ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"):

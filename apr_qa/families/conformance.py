@@ -65,7 +65,7 @@ def environment(config: Mapping[str, Any]) -> dict[str, int]:
     stated = dimensions_of(config)
     heads = stated.get("num_heads", 0)
     hidden = stated.get("hidden_dim", 0)
-    named = {
+    return {
         "hidden": hidden,
         "layers": stated.get("num_layers", 0),
         "heads": heads,
@@ -78,7 +78,6 @@ def environment(config: Mapping[str, Any]) -> dict[str, int]:
         "experts": int(config.get("num_experts") or 0),
         "kv_lora_rank": int(config.get("kv_lora_rank") or 0),
     }
-    return named
 
 
 def evaluate(expression: str, known: Mapping[str, int]) -> int:

@@ -251,7 +251,7 @@ _g0(
     "G0-VALIDATE-001",
     "All stored values are finite and of a size that weights have",
     "scan of every value of every floating-point tensor, block scales of quantised ones included",
-    "0 NaN, 0 infinities; magnitude at most 1e6 (3e4 in half precision)",
+    "0 NaN, 0 infinities; magnitude at most 1e6 (3e4 in half precision and in blocks)",
     check=values_are_finite,
     corroborates={"nonfinite": [], "scanned": 134_000_000},
     falsifies={"nonfinite": [{"name": "model.norm.weight", "count": 1}], "scanned": 134_000_000},

@@ -325,7 +325,7 @@ enter(
     Gate(
         id="F-TRACE-PAYLOAD-002",
         category="quality",
-        severity=Severity.P0,
+        severity=Severity.P1,
         hypothesis="The text that a traced pass leads to is language, not garbage",
         measure="oracle garbage on the continuation of the traced prompt",
         threshold="no loop, no control characters, no token soup",

@@ -10,7 +10,8 @@ LARGEST = 1e6
 """No weight of a healthy model is larger: in eight published ones the largest was about a thousand
 (paiml/aprender#2039)."""
 LARGEST_HALF = 3e4
-"""The same in half precision, which ends at 65504 and holds activations of the same model."""
+"""The same in half precision, which ends at 65504, and in blocks, whose scales are in half precision."""
+_WIDE = ("f64", "f32", "bf16")
 _FLOAT_MASKS = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}
 
 
@@ -40,7 +41,7 @@ def scan(model: OpenModel) -> Scan:
             continue
         bad, low, high, count = _extremes(model, name)
         largest = _largest(model, name) if info.dtype in _FLOAT_MASKS and not bad else max(-low, high)
-        if largest > (LARGEST_HALF if info.dtype == "f16" else LARGEST):
+        if largest > (LARGEST if info.dtype in _WIDE else LARGEST_HALF):
             extreme.append((name, largest))
         values += count
         if bad:

@@ -52,14 +52,16 @@ def characters() -> SearchStrategy[str]:
 
 
 def texts(extra: Collection[str] = ()) -> SearchStrategy[str]:
-    """Return texts of up to eight pieces, arbitrary characters among them; ``extra`` adds pieces."""
+    """Return short and long texts of pieces, arbitrary characters among them; ``extra`` adds pieces."""
     from hypothesis import strategies as st
 
     pieces = [st.sampled_from(PIECES), st.text(characters(), min_size=1, max_size=4)]
     if extra:
         pieces.append(st.sampled_from(sorted(extra)))
     mixed = st.lists(st.one_of(pieces), min_size=1, max_size=8).map("".join)
-    return st.one_of(st.text(characters(), min_size=1, max_size=12), mixed, mixed)
+    # Rules differ where two pieces meet: long texts try many such places at the price of one.
+    dense = st.lists(st.sampled_from([*PIECES, *sorted(extra)]), min_size=20, max_size=40).map("".join)
+    return st.one_of(st.text(characters(), min_size=1, max_size=12), mixed, dense)
 
 
 def prompts(extra: Sequence[str] = ()) -> SearchStrategy[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
@@ -153,10 +154,9 @@ def _map_user(uid: int, gid: int) -> None:
 
 
 def _library_folders() -> list[str]:
-    """Return the folders that a program may read: the standard library and the system's shared libraries."""
-    paths = sysconfig.get_paths()
-    own = {paths["stdlib"], paths["platstdlib"], sysconfig.get_config_var("LIBDIR") or "/usr/lib"}
-    real = {str(Path(path).resolve()) for path in own}
+    """Return the folders of the standard library, which are all of ``sys.path`` here, and of shared libraries."""
+    own = {*sys.path, sysconfig.get_config_var("LIBDIR") or "/usr/lib"}
+    real = {str(Path(path).resolve()) for path in own if path}
     # /lib and /usr/lib are one folder on most systems; in a new root both names must lead there.
     return sorted({path for path in (*real, *_LIBRARIES) if Path(path).is_dir()})
 
