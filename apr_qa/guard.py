@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 import threading
 
@@ -20,6 +21,8 @@ def exit_with_parent() -> None:
     def watch() -> None:
         while os.read(0, 4096):
             pass
+        if os.getpgrp() == os.getpid():  # what this process started goes with it
+            os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()

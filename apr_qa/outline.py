@@ -43,8 +43,36 @@ def outline(book: Playbook, tier: Tier) -> dict[str, Any]:
         "cells": list(cells(book.formats, book.backends, book.modalities)),
         "claims": dict(kinds),
         "gates": sorted({*gates, *(name for gate in book.asked_gates for name in answers(gate))}),
-        "notes": [*book.notes, *disagreements(book)],
+        "notes": [*book.notes, *disagreements(book), *_unasked(book, set(gates))],
     }
+
+
+FILE_GATES = (
+    "G0",
+    "G1",
+    "G2",
+    "G3",
+    "G4",
+    "F-CON",
+    "F-ROSETTA-",
+    "F-LAYOUT-",
+    "F-GOLDEN-",
+    "F-HFP-",
+    "F-PAR-",
+)
+SERVER_GATES = ("F-HTTP-", "F-SERVE-")
+PROVENANCE = ("PROV-", "F-PROV-", "F-REGR-")
+
+
+def _unasked(book: Playbook, asked: set[str]) -> list[str]:
+    """Say which gates the playbook names although nothing in this run asks them."""
+    always = (*FILE_GATES, *PROVENANCE, *(SERVER_GATES if "serve" in book.modalities else ()))
+    return [
+        f"{gate} is named, but nothing in this tier asks it"
+        for gate in book.asked_gates
+        for ours in answers(gate)
+        if ours not in asked and not ours.startswith(always) and not ours.startswith("F-PERF-")
+    ]
 
 
 def disagreements(book: Playbook) -> list[str]:

@@ -60,17 +60,6 @@ PAIRED: Mapping[str, Callable[[Artifact, Artifact, Tier], tuple[Claim, ...]]] = 
 }
 """Engine that looks at an artifact together with the ground truth -> what it is asked."""
 
-HTTP_CHECK_TOKENS = 8
-"""New tokens of a protocol check: enough for several chunks of a stream."""
-
-HTTP_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
-    ("F-HTTP-002", "models", Severity.P1),
-    ("F-HTTP-010", "stream", Severity.P1),
-    ("F-HTTP-017", "malformed", Severity.P2),
-    ("F-HTTP-004", "shutdown", Severity.P1),
-)
-"""What is asked of every server, the shutdown last."""
-
 
 class Batch(Record, frozen=True):
     """All scenarios that one loaded artifact answers."""
@@ -167,26 +156,18 @@ def load_claim(modality: str) -> Claim:
     return Claim(gate_id=gate, kind="load", severity=Severity.P0)
 
 
-def http_scenarios(target: Target) -> tuple[Scenario, ...]:
-    """Return the protocol claims about one server."""
-    return tuple(
-        Scenario(
-            target=target,
-            claim=Claim(
-                gate_id=gate,
-                kind="http",
-                severity=severity,
-                params={"check": check, "max_tokens": HTTP_CHECK_TOKENS},
-            ),
-        )
-        for gate, check, severity in HTTP_CLAIMS
-    )
-
-
 def inference_batches(
-    artifact: Artifact, scenarios: Iterable[Scenario], *, wave: int, inapplicable: str = ""
+    artifact: Artifact,
+    scenarios: Iterable[Scenario],
+    *,
+    wave: int,
+    inapplicable: str = "",
+    protocol: Sequence[Claim] = (),
 ) -> list[Batch]:
-    """Group scenarios of one artifact and device: `run` and `chat` share a process, `serve` has its own."""
+    """Group scenarios of one artifact and device: `run` and `chat` share a process, `serve` has its own.
+
+    ``protocol`` is what a server is asked besides.
+    """
     served: list[Scenario] = []
     in_process: list[Scenario] = []
     for scenario in scenarios:
@@ -196,12 +177,12 @@ def inference_batches(
         if members:
             target = members[0].target
             ready = Scenario(target=target, claim=load_claim(target.modality))
-            protocol = http_scenarios(target) if target.modality == "serve" else ()
+            besides = protocol if target.modality == "serve" else ()
             batches.append(
                 Batch(
                     target=target,
                     artifact=artifact,
-                    scenarios=(ready, *members, *protocol),
+                    scenarios=(ready, *members, *(Scenario(target=target, claim=one) for one in besides)),
                     wave=wave,
                     inapplicable=inapplicable,
                 )
@@ -225,10 +206,9 @@ def endpoint_batch(model: str, url: str, claims: Iterable[Claim]) -> Batch:
     """Return the claims about a server that somebody else runs; nobody but its owner may stop it."""
     target = endpoint_target(model)
     asked = tuple(Scenario(target=target, claim=claim) for claim in claims)
-    protocol = tuple(s for s in http_scenarios(target) if s.claim.params["check"] != "shutdown")
     ready = Scenario(target=target, claim=load_claim("serve"))
     artifact = Artifact(format="endpoint", path=url, origin="remote")
-    return Batch(target=target, artifact=artifact, scenarios=(ready, *asked, *protocol), endpoint=url)
+    return Batch(target=target, artifact=artifact, scenarios=(ready, *asked), endpoint=url)
 
 
 def cells(formats: Sequence[str], backends: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
@@ -309,7 +289,17 @@ def stock(
     )
 
 
-HEADER_CHECKS = ("header", "config", "layers", "hidden", "vocab", "tensors", "shapes", "provenance", "expected")
+HEADER_CHECKS = (
+    "header",
+    "config",
+    "layers",
+    "hidden",
+    "vocab",
+    "tensors",
+    "shapes",
+    "provenance",
+    "expected",
+)
 """Checks of a file that read no weight."""
 
 
@@ -331,7 +321,9 @@ def kernel_batch(model: str, artifact: Artifact, folders: Sequence[str]) -> Batc
     )
     params = {"check": "kernels", "model": model, "folders": list(folders)}
     scenarios = tuple(
-        Scenario(target=target, claim=Claim(gate_id=gate, kind="measure", severity=Severity.P0, params=params))
+        Scenario(
+            target=target, claim=Claim(gate_id=gate, kind="measure", severity=Severity.P0, params=params)
+        )
         for gate in ("G0-KERNEL-CLASS", "G0-KERNEL-PROOF")
     )
     return Batch(target=target, artifact=artifact, scenarios=scenarios)

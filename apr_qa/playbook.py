@@ -76,7 +76,12 @@ def given(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _completed(value: dict[str, Any], path: Path, variables: Mapping[str, str]) -> None:
-    """Put in what a file may leave out: its name, and the model where it is a specification or a ticket."""
+    """Put in what a file may leave out: its name, and the model where it is a specification or a ticket.
+
+    A field that stands there without a value is left out.
+    """
+    for name in [name for name, content in value.items() if content is None]:
+        del value[name]
     metadata = value.get("metadata")
     named = re.sub(r"(\.playbook)?\.ya?ml$", "", path.name)
     if isinstance(metadata, dict) and isinstance(metadata.get("name"), str):

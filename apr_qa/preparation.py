@@ -15,6 +15,7 @@ from apr_qa.playbook import Playbook
 from apr_qa.resolve import resolve
 from apr_qa.scenarios import claims
 from apr_qa.serving import commands
+from apr_qa.serving.claims import server_claims
 from apr_qa.suite_claims import Questions
 from apr_qa.vocabulary import (
     Artifact,
@@ -102,6 +103,7 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
 def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Settings) -> Prepared:
     """Decide what will be asked of a running server; there is no file to inspect."""
     asked = list(_questions(model, book, tier, settings).of(plan.endpoint_target(model.id)))
+    asked += server_claims(tier, ours=False)
     batch = plan.endpoint_batch(model.id, settings.endpoint, asked)
     header = EvidenceHeader(
         apr_qa=__version__,
@@ -260,11 +262,12 @@ def _cell_batches(
     if not reason and scenarios:
         reason = _unavailable({scenario.target for scenario in scenarios})
     wave = stock.wave(artifact)
+    protocol = server_claims(asked.tier, has_template=has_template)
     if reason or has_template:
-        return plan.inference_batches(artifact, scenarios, wave=wave, inapplicable=reason)
+        return plan.inference_batches(artifact, scenarios, wave=wave, inapplicable=reason, protocol=protocol)
     chat = [scenario for scenario in scenarios if scenario.claim.kind == "chat"]
     rest = [scenario for scenario in scenarios if scenario.claim.kind != "chat"]
-    batches = plan.inference_batches(artifact, rest, wave=wave)
+    batches = plan.inference_batches(artifact, rest, wave=wave, protocol=protocol)
     if chat:
         without = "the model has no chat template"
         target = chat[0].target

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr_qa import confinement
 from apr_qa.errors import EnvironmentFault
@@ -169,6 +169,75 @@ def isolated(program: str, configuration: str, control: socket.socket) -> subpro
         env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PATH": os.defpath},
         cwd="/",
     )
+
+
+MOST_OUTPUT_BYTES = 64 << 20
+"""A foreign program that writes more is ended: nothing that it could say is that long."""
+
+
+class Finished(NamedTuple):
+    """How a foreign program ended."""
+
+    code: int | None
+    """None if it had to be killed: it took too long, or wrote without end."""
+    out: str
+    err: str
+    seconds: float
+
+
+def foreign(
+    arguments: Sequence[str],
+    *,
+    limit_s: float,
+    stdin: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run somebody else's program to its end; raises EnvironmentFault if it cannot be started.
+
+    It stays in the process group of its caller, so that whatever kills a worker takes it along.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        try:
+            process = subprocess.Popen(
+                list(arguments), stdin=given, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
+            )
+        except (OSError, ValueError) as fault:  # not executable, no such interpreter, NUL in an argument
+            raise EnvironmentFault(f"{arguments[0]} cannot be run: {fault}") from None
+        try:
+            code = _awaited(process, started + limit_s, (out, err))
+        finally:
+            process.kill()
+            process.wait()
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read(MOST_OUTPUT_BYTES).decode("utf-8", errors="replace"))
+    return Finished(code, *texts, round(time.monotonic() - started, 4))
+
+
+def _awaited(process: subprocess.Popen[bytes], deadline: float, outputs: Sequence[Any]) -> int | None:
+    """Return the exit code, or None when it is late or has written too much."""
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=min(0.05, max(0.001, deadline - time.monotonic())))
+        if any(os.fstat(stream.fileno()).st_size > MOST_OUTPUT_BYTES for stream in outputs):
+            return None
+    return None
+
+
+def relayed(arguments: Sequence[str]) -> int:
+    """Run a foreign program until it ends, passing SIGTERM and SIGINT on to it; return its exit code.
+
+    A death by a signal is 128 and its number, as shells have it.
+    """
+    process = subprocess.Popen(list(arguments), stdin=subprocess.DEVNULL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: process.send_signal(received))
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 def free_port() -> int:

@@ -10,13 +10,14 @@ import msgspec
 
 from apr_qa.playbooks.commands import Asked
 from apr_qa.playbooks.drawn_tests import PropertyTest
-from apr_qa.playbooks.gate_names import ADDED
+from apr_qa.playbooks.gate_names import ADDED, answers
 from apr_qa.playbooks.machine import ACTIONS, FAILURES
 from apr_qa.playbooks.model import Playbook
 from apr_qa.playbooks.questions import Expectation, ScenarioBlock
-from apr_qa.playbooks.suites import ProfileCi, PropertyTests
+from apr_qa.playbooks.suites import ProfileCi, PropertyTests, TracePayload
 from apr_qa.properties import property_claims
 from apr_qa.scenarios import GATE_OF, as_text, for_modality, listed, oracle_settings, prompted, tested
+from apr_qa.tracing.claims import session_claims
 from apr_qa.vocabulary import Claim, Severity, Target, Tier, digest
 
 MOST_TOKENS = 512
@@ -46,6 +47,8 @@ def claims_for(
     if tier is Tier.DIM_SMOKE:
         return ()
     found = [*_questions(book, target), *_properties(book, tier, target)]
+    if target.modality == "run" and target.format != "endpoint":
+        found += session_claims(tier)
     if target.modality == "run" or (target.modality == "serve" and target.format == "endpoint"):
         found += _measures(book, target, (baseline or {}).get(target.cell))
     return tuple(found)
@@ -104,13 +107,18 @@ def _placed(book: Playbook, target: Target, settings: Mapping[str, Any]) -> Iter
     if compared is not None and compared.enabled and compared.prompt:
         yield prompted(compared.prompt, settings, compared.max_tokens)
     if target.modality == "run":
-        for asked, expected in _commands(book):
-            if asked.prompt is not None and not _at_the_edge(asked) and _concerns(asked, target):
-                params = {"min_unique_chars": expected.min_unique_chars} if expected.min_unique_chars else {}
-                claim = prompted(asked.prompt, {}, asked.max_tokens)
-                yield msgspec.structs.replace(claim, params=params)
+        yield from _commanded(book, target)
         for one in _drawn_tests(book):
             yield from tested(one, book.test_matrix.seed)
+
+
+def _commanded(book: Playbook, target: Target) -> Iterator[Claim]:
+    """Iterate over the questions that the commands of a specification put to a target."""
+    for asked, expected in _commands(book):
+        if asked.prompt is not None and not _at_the_edge(asked) and _concerns(asked, target):
+            params = {"min_unique_chars": expected.min_unique_chars} if expected.min_unique_chars else {}
+            claim = prompted(asked.prompt, {}, asked.max_tokens)
+            yield msgspec.structs.replace(claim, params=params)
 
 
 def _meant(block: ScenarioBlock, target: Target) -> bool:
@@ -237,6 +245,8 @@ def _measures(book: Playbook, target: Target, baseline: float | None) -> Iterato
 
 def _traced(book: Playbook) -> Iterator[Claim]:
     block = book.trace_payload
+    if block is None and any(gate.startswith("F-TRACE-PAYLOAD-") for gate in book.asked_gates):
+        block = TracePayload()
     if block is None or not block.enabled:
         return
     params = {"check": "trace", "text": block.prompt}
@@ -257,7 +267,7 @@ def _profile(book: Playbook, target: Target, baseline: float | None) -> Iterator
     block = book.profile_ci
     stated = book.limits.assertions
     on = block is not None and block.enabled
-    if not on and not stated and not any(ADDED.get(gate) == "profile" for gate in book.asked_gates):
+    if not on and not stated and not _names_a_speed(book):
         return
     block = block if block is not None and on else ProfileCi()
     limits = {**stated, **(block.limits if on else {})}
@@ -277,6 +287,11 @@ def _profile(book: Playbook, target: Target, baseline: float | None) -> Iterator
         yield _measure(
             "F-REGR-002", "profile", Severity.P2, limit=limits["min_kept"], baseline=baseline, **repeated
         )
+
+
+def _names_a_speed(book: Playbook) -> bool:
+    named = (*book.asked_gates, *(ours for gate in book.asked_gates for ours in answers(gate)))
+    return any(ADDED.get(gate) == "profile" or gate.startswith("F-PROFILE-CI-") for gate in named)
 
 
 def _other_runtime(book: Playbook, target: Target) -> Iterator[Claim]:

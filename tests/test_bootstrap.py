@@ -61,7 +61,7 @@ def test_a_playbook_of_every_tier_loads_and_has_the_cells_of_the_template(tmp_pa
 def test_what_is_missing_or_unknown_is_refused_with_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="qwen2 has no size '0.6b'"):
+    with pytest.raises(UsageError, match=r"qwen2 has no size '0\.6b'"):
         bootstrap.playbook(family("qwen2"), "0.6b", QWEN, Tier.MVP)
     monkeypatch.chdir(tmp_path)
     call = CliRunner().invoke

@@ -28,7 +28,7 @@ MODELS = Path(__file__).parent / "fixtures" / "models"
 CONVERTIBLE = ("llama-untied-gqa8x2", "qwen2-tied-bias", "qwen3-qknorm")
 NAMES = (*CONVERTIBLE, "mistral-sliding", "gemma-norms", "moe-4experts", "phi-partial-rotary")
 FILES = {"safetensors": "model", "apr": "model.apr", "gguf": "model.gguf"}
-MINE = ("config", "tensor_values", "tensor_layout", "tensor_names", "controls")
+MINE = ("config", "tensor_values", "tensor_layout", "tensor_names", "controls", "conversions")
 CATALOGUE = [
     (defect, container)
     for _, defect in DEFECTS.items()

@@ -141,6 +141,18 @@ def test_a_specification_that_names_no_model_loads_and_says_how_to_name_one(tmp_
     assert "--var MODEL_ID=org/name" in refusal.value.fix
 
 
+def test_a_field_without_a_value_is_a_field_that_is_not_there(tmp_path: Path) -> None:
+    book = load(tmp_path, "model: {id: a/b}\nmetadata:\noracles:\nprofile_ci:\ntest_matrix:\n")
+    assert (book.metadata, book.oracles, book.profile_ci) == ({}, (), None)
+
+
+def test_a_gate_that_nothing_in_the_plan_asks_is_told(tmp_path: Path) -> None:
+    text = "model: {id: a/b}\nfalsification_gates: [{id: F-BENCH-003}, {id: G3}, {id: F-TRACE-PAYLOAD-001}]\n"
+    said = outline(load(tmp_path, text), Tier.MVP)
+    assert said["notes"] == ["F-BENCH-003 is named, but nothing in this tier asks it"]
+    assert "F-TRACE-PAYLOAD-001" in said["gates"]
+
+
 # ---- what each block asks
 
 
@@ -219,12 +231,13 @@ def test_commands_of_a_specification_become_questions_edges_and_refusals(tmp_pat
 
 def test_examples_of_garbage_are_tried_on_the_oracle(tmp_path: Path) -> None:
     assert disagreements(load(tmp_path, FILES["D10-G4-VALID"])) == []
-    wrong = "spec: {id: G4}\ngarbage_examples: [The answer is 4.]\nvalid_examples: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]\n"
+    wrong = "spec: {id: G4}\ngarbage_examples: [The answer is 4.]\nvalid_examples: [%s]\n" % ("a" * 30)
     assert len(disagreements(load(tmp_path, wrong))) == 2
 
 
 def test_named_tests_draw_their_own_questions(tmp_path: Path) -> None:
-    text = "model: {id: a/b}\nproperty_tests:\n- {name: s, generator: 'arithmetic(a: 1..3, b: 5..5, op: +)', count: 3}\n"
+    sums = "{name: s, generator: 'arithmetic(a: 1..3, b: 5..5, op: +)', count: 3}"
+    text = f"model: {{id: a/b}}\nproperty_tests:\n- {sums}\n"
     found = [c for c in asked(load(tmp_path, text)) if c.oracle == "arithmetic"]
     assert sorted(c.prompt for c in found) == [f"What is {n} + 5? The answer is" for n in (1, 2, 3)]
     code = "model: {id: a/b}\nproperty_tests:\n- {name: c, generator: 'code_prompt(lang: rust)', count: 2}\n"

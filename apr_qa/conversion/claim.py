@@ -21,7 +21,7 @@ class Conversion(Mute):
     def __init__(self, source: Artifact, wanted: Artifact) -> None:
         self.source = source
         self.wanted = wanted
-        self._model = _open(source)
+        self._model = opened(source)
 
     def facts(self, check: str, params: dict[str, Any]) -> dict[str, Any]:
         """Convert unless the result is there already, and read its header back."""
@@ -39,15 +39,16 @@ class Conversion(Mute):
             )
         made = FORMATS.get(self.wanted.format).open(destination)
         return {
-            "tensors": _counted(made),
-            "source_tensors": _counted(self._model),
+            "tensors": counted(made),
+            "source_tensors": counted(self._model),
             "quantization": made.quantization,
             "cached": cached,
             "seconds": round(time.perf_counter() - started, 3),
         }
 
 
-def _open(artifact: Artifact) -> OpenModel:
+def opened(artifact: Artifact) -> OpenModel:
+    """Open an artifact as the format that it claims to be, or as what it is; raises MalformedFile."""
     path = Path(artifact.path)
     format_ = FORMATS.get(artifact.format) if artifact.format else sniff(path)
     if format_ is None:
@@ -55,7 +56,7 @@ def _open(artifact: Artifact) -> OpenModel:
     return format_.open(path)
 
 
-def _counted(model: OpenModel) -> int:
+def counted(model: OpenModel) -> int:
     """Count the tensors that carry information: a head tied to the embedding may be stored or not."""
     tied = bool(model.config.get("tie_word_embeddings", False))
     return sum(not (tied and name in _HEADS) for name in model.tensors)

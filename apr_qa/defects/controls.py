@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.containers.gguf_writing import LINEAGE
 from apr_qa.defects import Inexpressible, Plant, Specimen
-from apr_qa.defects._editing import EMBEDDING, HEAD, Image, editing, opened, planted, rows_of
+from apr_qa.defects._editing import EMBEDDING, HEAD, Image, editing, layers, opened, planted, rows_of
 from apr_qa.defects._editing_gguf import STRING, GgufImage
 from apr_qa.defects._editing_safetensors import INDEX, SafetensorsImage
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    pass
 
 _SAFETENSORS, _GGUF, _APR = ("safetensors",), ("gguf",), ("apr",)
 _FLOATS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -60,84 +56,6 @@ def _copied_head(specimen: Specimen) -> None:
 def _needs_tied(image: Image) -> None:
     if HEAD in image.tensors or not image.config.get("tie_word_embeddings") or EMBEDDING not in image.tensors:
         raise Inexpressible("needs a tied head that is not stored")
-
-
-def _retyped(dtype: str) -> Plant:
-    def plant(specimen: Specimen) -> None:
-        import numpy as np
-
-        with editing(specimen) as image:
-            if dtype == "f16" and any(_out_of_range(image.read(name)) for name in image.tensors):
-                raise Inexpressible("needs weights in the range of half precision")
-            for name, stored in image.tensors.items():
-                if stored.dtype not in _FLOATS or (len(stored.shape) < 2 and image.format == "gguf"):
-                    continue
-                values = image.read(name)
-                image.relabel(name, dtype=dtype)
-                image.write(name, np.asarray(values, np.float32))
-            for key in [key for key in ("dtype", "torch_dtype") if key in image.config]:
-                if image.format != "gguf":
-                    image.set_config(key, _FLOATS[dtype])
-
-    return plant
-
-
-def _out_of_range(values: npt.NDArray[np.float32]) -> bool:
-    return bool(abs(values).max(initial=0) > 65000)
-
-
-for _dtype in _FLOATS:
-    _control(
-        f"healthy-conversion-{_dtype}",
-        ("safetensors", "apr"),
-        "equivalence",
-        description=f"the same weights, rounded to {_dtype}",
-    )(_retyped(_dtype))
-
-
-def _converted(quantization: str) -> Plant:
-    def plant(specimen: Specimen) -> None:
-        from apr_qa.conversion.convert import convert
-        from apr_qa.errors import EngineMissing, UnsupportedArchitecture
-        from apr_qa.formats import FORMATS
-
-        source = FORMATS.get("gguf").open(specimen.path)
-        if source.quantization not in _FLOATS:
-            raise Inexpressible("needs weights in a float type")
-        if source.quantization == "f16" and quantization in ("f32", "bf16"):
-            raise Inexpressible("needs weights that did not pass through half precision before")
-        with TemporaryDirectory(dir=specimen.path.parent) as folder:
-            try:
-                made = convert(source, "gguf", Path(folder) / "model.gguf", quantization=quantization)
-            except (EngineMissing, UnsupportedArchitecture) as refusal:
-                raise Inexpressible(f"needs a converter: {refusal.what}") from refusal
-            keys = _lineage(opened(specimen))
-            made.replace(specimen.path)
-        # Quantisers copy what a file says of its origin; our converter would name the copy instead.
-        with editing(specimen) as image:
-            if isinstance(image, GgufImage):
-                own = [key for key in image.keys.values if key not in keys and key.startswith(LINEAGE)]
-                for key in own:
-                    image.keys.drop(key)
-                image.keys.values |= keys
-                image.keys.changed = True
-
-    return plant
-
-
-def _lineage(image: Image) -> dict[str, tuple[int, bytes]]:
-    if not isinstance(image, GgufImage):
-        return {}
-    return {key: value for key, value in image.keys.values.items() if key.startswith(LINEAGE)}
-
-
-for _kind in ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"):
-    _control(
-        f"healthy-conversion-{_kind}-gguf",
-        _GGUF,
-        "ggml-org/llama.cpp tools/quantize",
-        description=f"the same weights as {_kind}, by llama.cpp's quantiser where ours does not write it",
-    )(_converted(_kind))
 
 
 @_control("tensors-in-another-order", ("safetensors", "gguf"), "equivalence")
@@ -236,15 +154,31 @@ def _alone(name: str, source: str) -> Callable[[Plant], Plant]:
     return planted("control", name, _SAFETENSORS, source, expected="pass", alone=True)
 
 
+_READERS = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
+}
+
+
 @_alone("norm-weights-far-from-one", "paiml/aprender#194, OpenNMT/CTranslate2#1956")
 def _wide_norms(specimen: Specimen) -> None:
-    """Norm weights around 3.3, a few above 60."""
+    """Norm weights around 4 and a few around 64, made up for by the matrices that follow."""
+    import numpy as np
+
     with editing(specimen) as image:
-        norms = [n for n in image.tensors if "norm" in n and n.endswith(".weight")]
-        for name in norms:
-            values = image.read(name) * 3.34
-            values[:: max(1, len(values) // 2)] = 66
-            image.write(name, values)
+        if str(image.config.get("model_type")) not in ("llama", "mistral", "qwen2", "qwen3", "phi3"):
+            raise Inexpressible("needs norms that are followed by projections only")
+        for layer in range(layers(image)):
+            for norm, readers in _READERS.items():
+                prefix = f"model.layers.{layer}."
+                values = rows_of(image, f"{prefix}{norm}.weight")
+                # Powers of two, so that nothing is rounded.
+                factors = np.full(values.shape, 4, np.float32)
+                factors[:: max(1, len(factors) // 2)] = 64
+                image.write(f"{prefix}{norm}.weight", values * factors)
+                for name in (f"{prefix}{reader}.weight" for reader in readers):
+                    if name in image.tensors:
+                        image.write(name, image.read(name) / factors)
 
 
 @_alone("weights-with-odd-statistics", "paiml/aprender#175, paiml/aprender#3910")
@@ -261,12 +195,20 @@ def _odd_statistics(specimen: Specimen) -> None:
 
 @_alone("large-weights", "paiml/aprender#2039")
 def _large_weights(specimen: Specimen) -> None:
-    """A few weights of a thousand."""
+    """One channel of each layer with weights of several hundred, made up for by the matrix that follows."""
+    import numpy as np
+
     with editing(specimen) as image:
-        for name in [n for n in image.tensors if n.endswith("down_proj.weight")]:
-            values = image.read(name)
-            values.flat[7], values.flat[11] = 1000, -985
+        names = [n for n in image.tensors if n.endswith("mlp.up_proj.weight")]
+        if not names:
+            raise Inexpressible("needs gated feed-forward layers")
+        for name in names:
+            values, down = image.read(name), rows_of(image, name.replace("up_proj", "down_proj"))
+            factor = 2.0 ** np.floor(np.log2(1000 / max(float(abs(values[3]).max()), 1e-3)))
+            values[3] *= factor
+            down[:, 3] /= factor
             image.write(name, values)
+            image.write(name.replace("up_proj", "down_proj"), down)
 
 
 @_alone("reserved-rows-of-zeros", "meta-llama/llama3#77, b4rtaz/distributed-llama#282")

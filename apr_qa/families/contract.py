@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from apr_qa import resources
 from apr_qa.errors import PlaybookError, UsageError
@@ -95,7 +95,7 @@ class Template(Block):
     """Tensors by their role; families without a common layer layout list none per layer."""
 
     per_layer: dict[str, Tensor] = Field(default_factory=dict)
-    model_config = {**Block.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Tensor]
 
     @property

@@ -56,32 +56,66 @@ LONG_CONTEXT = 4096
 PROMPTS: dict[str, tuple[dict[str, Any], ...]] = {
     "Q4kMatvec": (
         {"name": "sum_of_digits", "prompt": "7 + 8 = 15, 6 + 5 = 11, 9 + 4 ="},
-        {"name": "code_opening", "prompt": "def fibonacci(n):\n    if n < 2:\n        return n\n", "max_tokens": 48},
+        {
+            "name": "code_opening",
+            "prompt": "def fibonacci(n):\n    if n < 2:\n        return n\n",
+            "max_tokens": 48,
+        },
     ),
     "GroupedQueryAttention": (
-        {"name": "shared_heads", "prompt": "Anna has a red car. Ben has a blue bike. Carla has a green boat. Ben's bike is"},
+        {
+            "name": "shared_heads",
+            "prompt": "Anna has a red car. Ben has a blue bike. Carla has a green boat. Ben's bike is",
+        },
     ),
     "MultiQueryAttention": (
-        {"name": "one_shared_head", "prompt": "My sister lives in Madrid and works as a nurse. Every morning she"},
+        {
+            "name": "one_shared_head",
+            "prompt": "My sister lives in Madrid and works as a nurse. Every morning she",
+        },
     ),
     "MultiHeadAttention": (
-        {"name": "many_heads", "prompt": "The keys that the old man with the hat lost were found by the girl who"},
+        {
+            "name": "many_heads",
+            "prompt": "The keys that the old man with the hat lost were found by the girl who",
+        },
     ),
-    "BiasAdd": ({"name": "small_differences", "prompt": "A litre of water weighs one kilogram, so half a litre weighs"},),
-    "QkNorm": ({"name": "equal_words", "prompt": "After the long winter the farmers went back to their fields, and then"},),
-    "ExpertRouting": ({"name": "changing_topics", "prompt": "Bread, prime numbers, Mozart, gradient descent, tennis and"},),
-    "SelectiveScan": ({"name": "carried_state", "prompt": "On Monday it rained, on Tuesday it snowed, and on Wednesday"},),
-    "LinearAttention": ({"name": "carried_state", "prompt": "On Monday it rained, on Tuesday it snowed, and on Wednesday"},),
-    "TiedEmbeddings": ({"name": "rare_words", "prompt": "The quokka, the axolotl and the pangolin met near"},),
-    "Alibi": ({"name": "near_and_far", "prompt": "The first person to enter the old house was the doctor, who"},),
-}  # fmt: skip
+    "BiasAdd": (
+        {
+            "name": "small_differences",
+            "prompt": "A litre of water weighs one kilogram, so half a litre weighs",
+        },
+    ),
+    "QkNorm": (
+        {
+            "name": "equal_words",
+            "prompt": "After the long winter the farmers went back to their fields, and then",
+        },
+    ),
+    "ExpertRouting": (
+        {"name": "changing_topics", "prompt": "Bread, prime numbers, Mozart, gradient descent, tennis and"},
+    ),
+    "SelectiveScan": (
+        {"name": "carried_state", "prompt": "On Monday it rained, on Tuesday it snowed, and on Wednesday"},
+    ),
+    "LinearAttention": (
+        {"name": "carried_state", "prompt": "On Monday it rained, on Tuesday it snowed, and on Wednesday"},
+    ),
+    "TiedEmbeddings": (
+        {"name": "rare_words", "prompt": "The quokka, the axolotl and the pangolin met near"},
+    ),
+    "Alibi": (
+        {"name": "near_and_far", "prompt": "The first person to enter the old house was the doctor, who"},
+    ),
+}
 """Operation -> questions that lean on it, judged as language: what they need is a computation without error."""
 LONG_PROMPT: dict[str, Any] = {
     "name": "rope_long_context",
-    "prompt": "The secret colour is violet. " + "The sun rose over the quiet town and people went to work. " * 30
+    "prompt": "The secret colour is violet. "
+    + "The sun rose over the quiet town and people went to work. " * 30
     + "The secret colour is",
     "max_tokens": 8,
-}  # fmt: skip
+}
 """For rotary positions in a long context: some 400 tokens lie between word and question."""
 
 

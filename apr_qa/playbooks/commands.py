@@ -78,25 +78,34 @@ def _single(text: str) -> Asked:
         words = words[2:]
     if len(words) < 3 or words[0] not in ("apr", "apr-qa") or words[1] not in ("run", "chat"):
         raise NotUnderstood("only commands of the form: apr run FILE 'PROMPT' [--max-tokens N] [--dry-run]")
-    file, prompt, numbers, flags = words[2].removeprefix(MARK), None, {}, set()
-    rest = iter(words[3:])
+    prompts, numbers, flags = _options(words[3:])
+    if len(prompts) > 1:
+        raise NotUnderstood(f"a second prompt: {prompts[1]!r}")
+    loads_only = "--dry-run" in flags
+    if not prompts and not loads_only:
+        raise NotUnderstood("there is no prompt")
+    return Asked(
+        file=words[2].removeprefix(MARK),
+        prompt=None if loads_only else prompts[0],
+        max_tokens=numbers.get("max_tokens", 32),
+        on_gpu=True if "--gpu" in flags else False if "--no-gpu" in flags else None,
+    )
+
+
+def _options(words: list[str]) -> tuple[list[str], dict[str, int], set[str]]:
+    """Return prompts, numbers by their name, and flags."""
+    prompts, numbers, flags = [], dict[str, int](), set()
+    rest = iter(words)
     for word in rest:
         if word in _NUMBERS:
             numbers[_NUMBERS[word]] = _whole(next(rest, ""), word)
         elif word in _FLAGS:
             flags.add(word)
-        elif word.startswith("-") and word not in ("-p",):
+        elif word.startswith("-") and word != "-p":
             raise NotUnderstood(f"no option is called {word}")
         elif word != "-p":
-            if prompt is not None:
-                raise NotUnderstood(f"a second prompt: {word!r}")
-            prompt = word
-    if "--dry-run" in flags:
-        prompt = None
-    elif prompt is None:
-        raise NotUnderstood("there is no prompt")
-    on_gpu = True if "--gpu" in flags else False if "--no-gpu" in flags else None
-    return Asked(file=file, prompt=prompt, max_tokens=numbers.get("max_tokens", 32), on_gpu=on_gpu)
+            prompts.append(word)
+    return prompts, numbers, flags
 
 
 def _whole(word: str, option: str) -> int:

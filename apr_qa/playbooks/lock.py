@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -35,8 +36,19 @@ def text(folder: Path) -> str:
 def read(lock: Path) -> dict[str, str]:
     """Return path -> SHA-256 as a lock says; raises UsageError with the line that is no entry."""
     try:
+        return _read(lock, lock.stat().st_mtime_ns)
+    except OSError as error:
+        raise UsageError(
+            f"the lock cannot be read: {error.strerror}", where=str(lock), fix="apr-qa lock-playbooks"
+        ) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _read(lock: Path, changed: int) -> dict[str, str]:
+    """Read a lock once for all playbooks of a run; ``changed`` tells one version of it from another."""
+    try:
         lines = lock.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UsageError(
             f"the lock cannot be read: {error}", where=str(lock), fix="apr-qa lock-playbooks"
         ) from None

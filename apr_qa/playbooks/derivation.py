@@ -1,0 +1,124 @@
+"""What an artifact was derived from, and how; and criteria of acceptance, each about a derivation of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from apr_qa.derivation.claims import CRITERIA, PROMISES
+from apr_qa.playbooks.fields import Block, Listed, Text, meant
+
+EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What criteria are about where nobody names a model: it comes with the extra ``demo``."""
+
+_TEXT, _TASK = ("text",), ("task", "limit", "strategy", "max_tokens")
+_SCORED = (*_TEXT, *_TASK, "results")
+_LOG = ("log", "epochs")
+_LORA = ("adapter", "initial_adapter", "base_sha256", "pristine", *_LOG)
+RECIPE: Mapping[str, tuple[str, ...]] = {
+    "merge": _SCORED,
+    "slerp": (*_SCORED, "t"),
+    "ties": (*_SCORED, "base", "density"),
+    "prune": (*_TEXT, "sparsity", "scope"),
+    "quantize": (*_TASK, "results"),
+    "lora": _LORA,
+    "qlora": (*_LORA, "lora_log"),
+    "dpo": _LOG,
+    "distill": _TEXT,
+    "speculative": ("prompts", "tokens"),
+    "compound": ("results", "least", "strategy"),
+    "import": _TEXT,
+    "training": _LOG,
+    "data": ("documents", "benchmarks"),
+    "sampling": ("prompts", "samples", "temperature", "tokens"),
+    "reasoning": ("task", "limit", "max_tokens"),
+    "external": ("tool", "report", "field", "least", "most", "true"),
+}
+"""Kind -> what its recipe may say."""
+_FILES = {"text", "task", "results", "base", "adapter", "initial_adapter", "pristine", "log", "lora_log"} | {
+    "documents",
+    "benchmarks",
+    "report",
+}
+"""Fields of recipes that name files."""
+INPUTS = (
+    *("IMPORTED", "HF_REFERENCE", "TEXT", "HUMANEVAL", "MBPP", "TRAINING_DATA", "SFT_LOG", "QLORA_LOG"),
+    *("LORA_LOG", "DPO_LOG", "WGPU_LOG", "STUDENT", "UNTRAINED", "SLERP", "SLERP_A", "SLERP_B", "TIES"),
+    *("TIES_A", "TIES_B", "TIES_BASE", "PRUNED", "UNPRUNED", "INT4", "FP16", "TARGET", "DRAFT", "RESULTS"),
+    *("INT4_RESULTS", "FP16_RESULTS", "APR_CHECK", "APR_COMPILE", "APR_COMPILE_INT4", "APR_PIPELINE"),
+    *("PV_COVERAGE", "PV_TESTS", "PMAT_COMPLY", "ALIMENTAR_QUALITY", "TOOLING_GAPS", "PROVE_WGPU", "SCORED"),
+)
+"""Variables that a playbook of criteria may use and that nobody has to give: what is not there is not measured."""
+NOT_GIVEN: Mapping[str, str] = dict.fromkeys(INPUTS, "")
+
+
+class DerivationBlock(Block):
+    """One derivation. Paths are taken from the working directory or from beside the playbook."""
+
+    kind: Literal[tuple(PROMISES)]  # type: ignore[valid-type]
+    """How it was derived: slerp, ties, merge, prune, quantize, lora, qlora, dpo, distill, speculative (the artifact
+    drafts for its parent), import; or what is asked besides: training, data, compound, sampling, reasoning,
+    external (the report of another tool)."""
+    parents: Listed[str] = ()
+    """Files, folders or model ids that it was derived from; for lora the base comes first."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """What was done, and with which texts, tasks and logs it is measured; the fields depend on the kind."""
+    criterion: str = ""
+    """The criterion of acceptance, AC-001…AC-029, that this answers."""
+    statement: str = ""
+    """The criterion in words."""
+    artifact: str = ""
+    """What was derived. Default: the model of the playbook."""
+    asks: Listed[Text] = ()
+    """Variables that the measurement needs; told where one is not given."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.criterion and self.criterion not in CRITERIA:
+            said = f"there is no criterion {self.criterion!r}{meant(self.criterion, CRITERIA)}"
+            raise PydanticCustomError("criterion", "{said}", {"said": said, "under": ("criterion",)})
+        checks = {check for _, check, _ in PROMISES[self.kind]}
+        if self.criterion and CRITERIA[self.criterion] not in checks:
+            said = f"{self.criterion} is measured as {CRITERIA[self.criterion]}, which {self.kind} has not"
+            raise PydanticCustomError("criterion", "{said}", {"said": said, "under": ("kind",)})
+        known = RECIPE[self.kind]
+        for name in self.recipe:
+            if name not in known:
+                said = f"a recipe of kind {self.kind} has no {name!r}{meant(name, known)}; it has {', '.join(known)}"
+                raise PydanticCustomError("recipe", "{said}", {"said": said, "under": ("recipe", name)})
+        return self
+
+    def stated(self, source: str) -> dict[str, Any]:
+        """Return it as plain values, paths that lie beside the playbook ``source`` written so that they are found."""
+        folder = Path(source).parent
+        recipe = {
+            name: _placed_all(value, folder) if name in _FILES else value for name, value in self.recipe.items()
+        }
+        said: dict[str, Any] = {"kind": self.kind, "parents": _placed_all(list(self.parents), folder)}
+        said |= {"recipe": recipe, "asks": list(self.asks)}
+        if self.criterion:
+            said |= {"criterion": self.criterion, "artifact": _placed(self.artifact, folder)}
+        return said
+
+
+def _placed_all(value: Any, folder: Path) -> Any:
+    if isinstance(value, list | tuple):
+        return [_placed_all(one, folder) for one in value]
+    return _placed(value, folder) if isinstance(value, str) else value
+
+
+def _placed(text: str, folder: Path) -> str:
+    beside = folder / text
+    return os.fspath(beside) if text and not Path(text).exists() and beside.exists() else text
+
+
+Derivations = Annotated[
+    Annotated[DerivationBlock, Tag("block")] | Annotated[Listed[DerivationBlock], Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "block"),
+]
+"""One derivation of the model, or a list of criteria."""
