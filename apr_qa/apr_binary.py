@@ -162,7 +162,9 @@ def conversation_text(output: str, turns: int) -> str:
 
     It prints a banner, ``You:`` before what it reads and ``Assistant:`` before each answer.
     """
-    parts = re.split(r"^[^\S\n]*Assistant:", plain(output).replace("You: Assistant:", "\nAssistant:"), flags=re.M)
+    parts = re.split(
+        r"^[^\S\n]*Assistant:", plain(output).replace("You: Assistant:", "\nAssistant:"), flags=re.M
+    )
     if len(parts) - 1 < turns:
         raise InferenceFailed(f"apr chat gave {len(parts) - 1} answers to {turns} turns")
     return re.split(r"^[^\S\n]*You:", parts[turns], maxsplit=1, flags=re.M)[0].strip()

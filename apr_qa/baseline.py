@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apr_qa import evidence
+from apr_qa import certificate, evidence
 from apr_qa.errors import AprQaError
+from apr_qa.vocabulary import EARLIER, Tier
 
 GATE = "F-PROFILE-CI-001"
 
@@ -24,3 +25,18 @@ def speeds(path: Path) -> dict[str, float]:
         if entry.gate_id == GATE and facts.get("tokens_per_s"):
             found[entry.scenario.target.cell] = float(facts["tokens_per_s"])
     return found
+
+
+def earlier(folder: Path, tier: Tier) -> dict[str, str]:
+    """Return tier and share of claims that held in the stored run of a model, as a header records them.
+
+    Development checks are stored in folders of their own, one for each tier.
+    """
+    check = folder / "checks" / tier
+    try:
+        issued = certificate.from_json(
+            ((check if check.is_dir() else folder) / "certificate.json").read_bytes()
+        )
+    except (OSError, AprQaError, ValueError):
+        return {}
+    return {} if issued.rate is None else {EARLIER: f"{issued.tier} {issued.rate:.6f}"}

@@ -256,7 +256,8 @@ def enter(run: Run, root: Path) -> None:
     rows = ledger.read(path if path.exists() else resources.find(f"certifications/{LEDGER_FILE}"))
     rows = ledger.record(rows, run.certificate)
     ledger.write(path, rows)
-    readme = Path("README.md")
+    # A table that is kept elsewhere is none of the README's in the working directory.
+    readme = root.resolve().parent / "README.md"
     if readme.exists() and ledger.START in (text := readme.read_bytes().decode("utf-8", "surrogateescape")):
         write_atomically(readme, ledger.splice(text, rows, ledger.coverage_of(root)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apr_qa.comparison.claims import file_claims
-from apr_qa.inspecting.claims import CLOSE_LOOKS
+from apr_qa.inspecting.claims import CLOSE_LOOKS, OF_APR
 from apr_qa.logits.claims import logit_claims
 from apr_qa.trips.claims import trip_claims
 from apr_qa.vocabulary import Artifact, Claim, Record, Scenario, Severity, Target, Tier
@@ -97,7 +97,7 @@ def file_batch(model: str, artifact: Artifact, wave: int, expected: Mapping[str,
             target=target,
             claim=Claim(gate_id=gate, kind="inspect", severity=severity, params={"check": check}),
         )
-        for gate, check, severity in FILE_CLAIMS
+        for gate, check, severity in (*FILE_CLAIMS, *(OF_APR if artifact.format == "apr" else ()))
     )
     if expected:
         params = {"check": "expected", "dimensions": dict(expected)}

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from apr_qa import resources
 from apr_qa.errors import PlaybookError, UsageError
 from apr_qa.playbooks.commands import BUILT_IN
+from apr_qa.playbooks.derivation import EMBEDDED_MODEL, NOT_GIVEN
 from apr_qa.playbooks.faults import faults_of
 from apr_qa.playbooks.fields import ANY_MODEL, HF_PARITY
 from apr_qa.playbooks.model import Playbook
@@ -29,7 +30,7 @@ SCHEMA_FILE = "schemas/playbook.schema.json"
 
 MODEL_WORDS = ("MODEL_ID", "HF_REPO", "MODEL")
 """Variables that name the model; from one of them the others follow."""
-OPEN_TO_ANY_MODEL = ("spec", "verification_gates", "tests")
+OPEN_TO_ANY_MODEL = ("spec", "verification_gates", "tests", "derivation")
 """Fields of files that are about every model."""
 
 
@@ -42,7 +43,7 @@ def load(path: Path, variables: Mapping[str, str] | None = None) -> Playbook:
             f"the playbook cannot be read: {error.strerror}", where=str(path), fix="check the path"
         ) from None
     known = given(variables or {})
-    document = parse(content, {**BUILT_IN, **known})
+    document = parse(content, {**BUILT_IN, **NOT_GIVEN, **known})
     faults = list(document.faults)
     value = document.value
     if value is not None and not isinstance(value, dict):
@@ -96,6 +97,8 @@ def _completed(value: dict[str, Any], path: Path, variables: Mapping[str, str]) 
         value["model"] = (
             {"id": re.sub(r"[^\w.-]+", "-", local.stem), "local_path": model} if here else {"id": model}
         )
+    elif isinstance(value.get("derivation"), list):
+        value["model"] = {"id": EMBEDDED_MODEL}
     elif any(name in value for name in OPEN_TO_ANY_MODEL) or _compares_with_corpus(value):
         value["model"] = {"id": ANY_MODEL}
     if any(name in value for name in OPEN_TO_ANY_MODEL):
@@ -157,8 +160,9 @@ def for_model(model: Model, tier: Tier) -> Playbook:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of playbook files."""
     generated = Playbook.model_json_schema()
-    # A file without a name is called after itself.
-    generated["required"] = [name for name in generated["required"] if name != "name"]
+    # A file without a name is called after itself; one about every model leaves the model to the command line.
+    generated["required"] = [name for name in generated["required"] if name not in ("name", "model")]
+    generated["anyOf"] = [{"required": [name]} for name in ("model", "oracles", *OPEN_TO_ANY_MODEL)]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **generated,

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from apr_qa import __version__, asking, baseline, clock, plan, property_plan, regressions, workspace
+from apr_qa import (
+    __version__,
+    asking,
+    baseline,
+    chosen_engine,
+    clock,
+    isolation,
+    plan,
+    property_plan,
+    regressions,
+    workspace,
+)
 from apr_qa.backends import BACKENDS
+from apr_qa.derivation.batches import derivation_batches
+from apr_qa.devices import describe_environment
 from apr_qa.errors import EngineMissing, ModelUnavailable
 from apr_qa.playbook import Playbook
+from apr_qa.playbooks.derivation import is_acceptance, stated_derivations
 from apr_qa.resolve import resolve
 from apr_qa.scenarios import claims
 from apr_qa.serving import commands
@@ -46,6 +61,12 @@ class Settings(Record, frozen=True):
     download: bool = True
     resume: bool = False
     endpoint: str = ""
+    engine: str = ""
+    """Registered engine that runs the formats which it takes; empty: the usual ones."""
+    converter: str = ""
+    """Converter under test; empty: the built-in one."""
+    compare: bool = True
+    """False leaves comparisons of formats out; they count as inapplicable."""
 
 
 class Watcher(Protocol):
@@ -74,14 +95,15 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
     for artifact, _ in probes:
         watcher.say(f"{artifact.format} {artifact.quantization or '?'}: {artifact.source}")
     facts = next((f for _, f in probes if f.get("architecture")), {})
-    headers = tier is Tier.DIM_SMOKE
+    headers = tier is Tier.DIM_SMOKE or is_acceptance(book.derivation)
     stock = plan.stock(
         model.id,
         [artifact for artifact, _ in probes],
         [] if headers else _wanted(book, {one.format for one in found if one.origin != "source"}),
-        _derived,
-        "dim-smoke reads headers only" if headers else _obstacle(facts),
+        functools.partial(_derived, converter=settings.converter),
+        "only headers are read" if headers else "" if settings.converter else _obstacle(facts),
     )
+    stock = chosen_engine.made_by(stock, settings.converter)
     batches = _batches(model, book, tier, stock, settings, has_template=bool(facts.get("chat_template")))
     header = EvidenceHeader(
         apr_qa=__version__,
@@ -91,10 +113,10 @@ def prepare(model: Model, tier: Tier, book: Playbook, settings: Settings, watche
         playbook_sha256=book.sha256,
         artifacts=tuple(msgspec.structs.replace(a, path="") for a in stock.artifacts),
         ground_truth=stock.ground_truth,
-        # dim-smoke infers nothing, whatever modalities the playbook lists.
+        # dim-smoke and criteria fill no cell, whatever modalities the playbook lists.
         cells=plan.cells(book.formats, book.backends, () if headers else book.modalities),
         planned=sum(len(batch.scenarios) for batch in batches),
-        environment=_environment(),
+        environment=describe_environment() | baseline.earlier(Path(settings.output) / model.slug, tier),
         started=clock.now(),
     )
     return Prepared(header=header, batches=tuple(batches))
@@ -115,7 +137,7 @@ def prepare_endpoint(model: Model, tier: Tier, book: Playbook, settings: Setting
         ground_truth="none: a remote endpoint",
         cells=(batch.target.cell,),
         planned=len(batch.scenarios),
-        environment=_environment(),
+        environment=describe_environment(),
         started=clock.now(),
     )
     return Prepared(header=header, batches=(batch,))
@@ -168,16 +190,17 @@ def _wanted(book: Playbook, found: set[str]) -> list[tuple[str, str]]:
     return wanted
 
 
-def _derived(source: Artifact, format_name: str, quantization: str) -> Artifact:
+def _derived(source: Artifact, format_name: str, quantization: str, *, converter: str = "") -> Artifact:
     """Name the artifact that converting ``source`` makes; float types are kept, quantised ones widened."""
     stored = source.quantization.removesuffix(_SOURCE_MARK)
     kept = quantization or (stored if stored in ("f32", "f16", "bf16") else "f32")
+    by = f" by {converter}" if converter and format_name != "safetensors" else ""
     return Artifact(
         format=format_name,
-        path=str(workspace.derived_path(source.sha256 or source.path, format_name, kept)),
+        path=str(workspace.derived_path(source.sha256 or source.path, format_name, f"{kept}{by}")),
         quantization=kept,
         origin="derived",
-        source=f"converted from {source.format} {stored}".strip(),
+        source=f"converted from {source.format} {stored}".strip() + by,
     )
 
 
@@ -200,7 +223,11 @@ def _batches(
     if tier is Tier.DIM_SMOKE:
         kernels = [plan.kernel_batch(model.id, one, [settings.output]) for one in stock.artifacts[:1]]
         return [plan.headers_only(batch) for batch in batches] + kernels
-    batches += stock.conversions
+    stated_derivation = stated_derivations(book.derivation, book.source)
+    derived = derivation_batches(model.id, stock.artifacts, stated_derivation)
+    if is_acceptance(book.derivation):
+        return [plan.headers_only(batch) for batch in batches] + derived
+    batches += [*derived, *stock.conversions]
     batches += _comparisons(model, stock, tier)
     asked = _questions(model, book, tier, settings)
     for artifact in stock.artifacts:
@@ -211,9 +238,12 @@ def _batches(
     for format_name, reason in stock.refusals.items():
         missing = Artifact(format=format_name, path="", origin="absent")
         for device in book.backends:
-            scenarios = _scenarios(model, book, missing, device, asked)
+            scenarios = _scenarios(model, missing, device, asked, settings)
             batches += plan.inference_batches(missing, scenarios, wave=0, inapplicable=reason)
-    return property_plan.beside_truth(batches, stock, regressions.stored(Path(settings.output) / model.slug))
+    cases = regressions.stored(Path(settings.output) / model.slug)
+    ready = property_plan.beside_truth(batches, stock, cases)
+    compared = ready if settings.compare else chosen_engine.without_comparisons(ready)
+    return isolation.with_last_looks(compared, stock, model.id, tier)
 
 
 def _comparisons(model: Model, stock: plan.Stock, tier: Tier) -> list[plan.Batch]:
@@ -255,7 +285,7 @@ def _cell_batches(
     settings: Settings,
     has_template: bool,
 ) -> list[plan.Batch]:
-    scenarios = list(_scenarios(model, book, artifact, device, asked))
+    scenarios = list(_scenarios(model, artifact, device, asked, settings))
     reason = book.skipped(artifact.format, device)
     if not reason and device == "gpu" and not settings.gpu:
         reason = "--no-gpu was given"
@@ -283,7 +313,7 @@ def _unavailable(targets: set[Target]) -> str:
     """Say why targets of one artifact and device cannot run here; raises EngineMissing for what can be installed."""
     some = next(iter(targets))
     reason = BACKENDS.get(some.engine).unavailable(some) or ""
-    if some.backend != "cpu":
+    if some.backend != "cpu" or not chosen_engine.is_usual(some.engine):
         return reason
     # On a CPU everything can run once it is installed: a missing package is a fault of the machine.
     reason = reason or next((commands.missing(t) for t in targets if t.modality == "serve"), "")
@@ -299,23 +329,18 @@ def _questions(model: Model, book: Playbook, tier: Tier, settings: Settings) -> 
 
 
 def _scenarios(
-    model: Model, book: Playbook, artifact: Artifact, device: str, asked: Questions
+    model: Model, artifact: Artifact, device: str, asked: Questions, settings: Settings
 ) -> Iterator[Scenario]:
-    for modality in dict.fromkeys((*book.modalities, "run")):
+    wanted = asked.book.modalities
+    for modality in dict.fromkeys((*wanted, "run")):
         target = Target(
             model=model.id,
             format=artifact.format,
             quantization=artifact.quantization,
             backend=device,
             modality=modality,
-            engine=plan.ENGINES[artifact.format],
+            engine=chosen_engine.engine_of(settings.engine, artifact.format),
         )
-        found = asked.of(target) if modality in book.modalities else asked.besides(target)
+        found = asked.of(target) if modality in wanted else asked.besides(target)
         for claim in found:
             yield Scenario(target=target, claim=claim)
-
-
-def _environment() -> dict[str, str]:
-    from apr_qa.devices import describe_environment
-
-    return describe_environment()

@@ -202,7 +202,11 @@ def foreign(
         given.seek(0)
         try:
             process = subprocess.Popen(
-                list(arguments), stdin=given, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
+                list(arguments),
+                stdin=given,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **(environment or {})},
             )
         except (OSError, ValueError) as fault:  # not executable, no such interpreter, NUL in an argument
             raise EnvironmentFault(f"{arguments[0]} cannot be run: {fault}") from None
@@ -211,11 +215,13 @@ def foreign(
         finally:
             process.kill()
             process.wait()
-        texts = []
-        for stream in (out, err):
-            stream.seek(0)
-            texts.append(stream.read(MOST_OUTPUT_BYTES).decode("utf-8", errors="replace"))
-    return Finished(code, *texts, round(time.monotonic() - started, 4))
+        said = [_beginning(stream) for stream in (out, err)]
+    return Finished(code, said[0], said[1], round(time.monotonic() - started, 4))
+
+
+def _beginning(stream: Any) -> str:
+    stream.seek(0)
+    return str(stream.read(MOST_OUTPUT_BYTES).decode("utf-8", errors="replace"))
 
 
 def _awaited(process: subprocess.Popen[bytes], deadline: float, outputs: Sequence[Any]) -> int | None:

@@ -150,6 +150,8 @@ class Search:
                     return True
             return False
 
+        if self.member.simplest is not None:
+            any(fails(case) for case in self.member.simplest(self.best[0]))
         deletion.smallest(self.best[0], fails, deletion.Trials(trials))
 
     def facts(self) -> dict[str, Any]:

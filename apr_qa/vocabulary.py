@@ -208,6 +208,10 @@ class Evidence(Record, frozen=True, omit_defaults=False):
     timestamp: str = ""
 
 
+EARLIER = "earlier_rate"
+"""Key of a header's environment: tier and share of claims that held in the run that was stored before."""
+
+
 class EvidenceHeader(Record, frozen=True, omit_defaults=False):
     """First line of an evidence file: all that is needed to judge, verify and replay the rest."""
 

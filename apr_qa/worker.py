@@ -31,11 +31,16 @@ from apr_qa.vocabulary import Artifact, Outcome, Record, Response, Scenario, Tar
 
 PAIRED = {
     "conversion": "apr_qa.conversion.claim:Conversion",
+    "apr_conversion": "apr_qa.conversion.apr_claim:AprConversion",
     "comparison": "apr_qa.comparison.session:compare",
     "trips": "apr_qa.trips.session:start",
     "logits": "apr_qa.logits.session:compare_logits",
+    "derivation": "apr_qa.derivation.session:derived",
 }
 """Engine that needs two artifacts -> what is called with (source, artifact) and answers ``facts``."""
+
+
+_TEXT_KINDS = ("generate", "chat")
 
 
 class Job(Record, frozen=True):
@@ -154,11 +159,11 @@ def _peak_memory_mb() -> float:
 
 def _groups(job: Job) -> Iterator[list[Scenario]]:
     """Cut the claims into groups that one batched call can answer: texts first, then the rest as it came."""
-    order = {"generate": 0, "chat": 1}
-    ordered = sorted(job.scenarios, key=lambda scenario: order.get(scenario.claim.kind, 2))
-    for kind, members in groupby(ordered, key=lambda scenario: scenario.claim.kind):
+    order = {kind: place for place, kind in enumerate(_TEXT_KINDS)}
+    ordered = sorted(job.scenarios, key=lambda scenario: order.get(scenario.claim.kind, len(order)))
+    for is_text, members in groupby(ordered, key=lambda scenario: scenario.claim.kind in _TEXT_KINDS):
         scenarios = list(members)
-        size = job.group_size if kind in ("generate", "chat") else 1
+        size = job.group_size if is_text else 1
         for begin in range(0, len(scenarios), size):
             yield scenarios[begin : begin + size]
 
@@ -202,9 +207,7 @@ def _respond(
     session: Session, group: Sequence[Scenario], artifact: Artifact, truth: Artifact | None
 ) -> list[Response]:
     kind = group[0].claim.kind
-    if kind == "generate":
-        return session.generate([_request(scenario, scenario.claim.prompt) for scenario in group])
-    if kind == "chat":
+    if kind in _TEXT_KINDS:
         return _converse(session, group)
     claim = group[0].claim
     started = time.perf_counter()
@@ -233,13 +236,18 @@ def _request(scenario: Scenario, prompt: str, *, templated: bool = False) -> Req
 
 
 def _converse(session: Session, group: Sequence[Scenario]) -> list[Response]:
-    """Answer the user turns of all conversations round by round; the last answer is the response."""
+    """Answer prompts and the user turns of conversations round by round; the last answer is the response.
+
+    A prompt is a conversation of one round. What is asked in one round is asked together: the steps of a decode
+    cost nearly the same for one sequence as for many.
+    """
     messages: list[list[dict[str, str]]] = [[] for _ in group]
     answers: list[list[Response]] = [[] for _ in group]
-    for turn in range(max(len(scenario.claim.messages) for scenario in group)):
-        active = [i for i, scenario in enumerate(group) if turn < len(scenario.claim.messages)]
+    for turn in range(max(1, *(len(scenario.claim.messages) for scenario in group))):
+        active = [i for i, s in enumerate(group) if turn < max(1, len(s.claim.messages))]
         for i in active:
-            messages[i].append({"role": "user", "content": group[i].claim.messages[turn]})
+            if group[i].claim.kind == "chat":
+                messages[i].append({"role": "user", "content": group[i].claim.messages[turn]})
         replies = _reply(session, [(group[i], messages[i]) for i in active])
         for i, reply in zip(active, replies, strict=True):
             answers[i].append(reply)
@@ -253,16 +261,22 @@ def _converse(session: Session, group: Sequence[Scenario]) -> list[Response]:
 def _reply(
     session: Session, conversations: Sequence[tuple[Scenario, list[dict[str, str]]]]
 ) -> list[Response]:
+    """Return the answers of one round; a claim that is no chat has no messages and asks its prompt."""
     if hasattr(session, "endpoint"):  # a server renders the template itself
 
         def ask(conversation: tuple[Scenario, list[dict[str, str]]]) -> Response:
-            claim = conversation[0].claim
-            return session.chat(conversation[1], claim.max_tokens, claim.temperature, claim.seed)
+            scenario, messages = conversation
+            claim = scenario.claim
+            if claim.kind == "chat":
+                return session.chat(messages, claim.max_tokens, claim.temperature, claim.seed)
+            return session.generate([_request(scenario, claim.prompt)])[0]
 
         return at_once(ask, conversations)
     return session.generate(
         [
             _request(scenario, session.render_chat(messages), templated=True)
+            if scenario.claim.kind == "chat"
+            else _request(scenario, scenario.claim.prompt)
             for scenario, messages in conversations
         ]
     )

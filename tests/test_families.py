@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 from tiny_models import make_llama, make_qwen2, make_qwen3
 
-from apr_qa import kernel_proof, playbook, registry, resources, schemas
+from apr_qa import kernel_proof, playbook, registry, schemas
 from apr_qa.certify import execute
 from apr_qa.cli.list_models import command as list_models
 from apr_qa.cli.validate_contract import command as validate_contract
@@ -242,10 +242,7 @@ def test_dim_smoke_reads_headers_only_and_is_pending_until_the_class_is_proven(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APR_QA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "elsewhere" / "apr_qa")
-    for name in ("families", "playbooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    folder = make_llama(tmp_path / "tiny", tie_word_embeddings=True)
+    folder = make_llama(tmp_path / "tiny")
     model = Model(id="tiny", path=str(folder))
     book = playbook.template(Tier.DIM_SMOKE, model)
     settings = Settings(output=str(tmp_path / "runs"), download=False)
@@ -255,9 +252,10 @@ def test_dim_smoke_reads_headers_only_and_is_pending_until_the_class_is_proven(
     unproven = execute(model, Tier.DIM_SMOKE, book, settings, Silent()).certificate
     assert (unproven["status"], unproven["score"]) == ("PENDING", None)
     reasons = [gateway["reason"] for gateway in unproven["gateways"] if gateway["id"] == "G0"]
-    assert "apr-qa certify HuggingFaceTB/SmolLM-135M --tier mvp" in reasons[0]
-    (tmp_path / "certifications").symlink_to(ROOT / "certifications")
-    proven = execute(model, Tier.DIM_SMOKE, book, settings, Silent()).certificate
+    assert "kernel class A: apr-qa certify TinyLlama/TinyLlama-1.1B-Chat-v1.0 --tier mvp" in reasons[0]
+    tied = Model(id="tied", path=str(make_llama(tmp_path / "tied", tie_word_embeddings=True)))
+    # The class of the tied model is proven by the run of SmolLM2-135M that comes with the project.
+    proven = execute(tied, Tier.DIM_SMOKE, book, settings, Silent()).certificate
     assert proven["score"] == 699 and "dev check passed" in proven["reason"]
 
 

@@ -52,7 +52,7 @@ def test_a_reader_that_is_too_kind_too_strict_slow_greedy_or_broken_is_found(
         while True:
             pass
 
-    def kind(*_: object) -> None:
+    def kind(*_: object, **__: object) -> None:
         return None
 
     monkeypatch.setattr(campaign, "TIME_LIMIT_S", 0.2)

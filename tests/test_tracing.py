@@ -71,7 +71,7 @@ def test_the_layers_of_every_architecture_are_told_apart(name: str) -> None:
     assert facts["norm_error"] < 0.01 and facts["attention_sum_error"] < 0.01
 
 
-@pytest.mark.parametrize("check", sorted(CHECKS))
+@pytest.mark.parametrize("check", sorted(name for name in CHECKS if not name.startswith("golden")))
 def test_every_check_answers_with_plain_values(check: str, torch_session: Any, llama_session: Any) -> None:
     for session in (torch_session, llama_session):
         facts = session.facts(check, {"repetitions": 2, "tokens": 3} if check == "benchmark" else {})

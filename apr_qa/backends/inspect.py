@@ -14,7 +14,7 @@ from apr_qa.containers.packed_weights import unpacked
 from apr_qa.conversion.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
 from apr_qa.errors import AprQaError, Inapplicable, MalformedFile
 from apr_qa.formats import FORMATS, OpenModel, sniff
-from apr_qa.inspecting import tokenizer_probe
+from apr_qa.inspecting import self_description, tokenizer_probe
 from apr_qa.inspecting.checks import CHECKS
 from apr_qa.inspecting.tensor_scan import Scan, scan
 from apr_qa.vocabulary import Target
@@ -77,6 +77,8 @@ class Inspection(Mute):
             return self.provenance(str(params["origin"]))
         if check == "expected":
             return self.stated(params["dimensions"])
+        if check == "isolation":
+            return self_description.isolation(self.model, params)
         if check in CHECKS:
             return CHECKS[check](self.model)
         return checks[check]()

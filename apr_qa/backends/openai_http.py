@@ -27,9 +27,11 @@ READY_TIMEOUT_S = 2.0
 
 
 def is_ready(endpoint: str) -> bool:
-    """Say whether a server answers ``GET /v1/models`` with 200 now."""
+    """Say whether a server answers now: ``GET /v1/models``, or, where it has no such path, ``GET /health``."""
     try:
-        return Endpoint(endpoint, READY_TIMEOUT_S).get("/models").status == 200
+        server = Endpoint(endpoint, READY_TIMEOUT_S)
+        status = server.get("/models").status
+        return status == 200 or (status == 404 and server.get("/health", versioned=False).status == 200)
     except InferenceFailed:
         return False
 

@@ -21,6 +21,7 @@ from apr_qa.cli.arguments import (
     writable_file,
 )
 from apr_qa.cli.console import Progress, note, print_json, refused, style
+from apr_qa.cli.shared_options import prepare_machine, print_tickets, shared_options
 from apr_qa.cli.verdict import passed, show
 from apr_qa.errors import EXIT_ENVIRONMENT, EXIT_FINDING, EXIT_OK, ModelUnavailable, UsageError
 from apr_qa.vocabulary import Tier
@@ -61,6 +62,7 @@ from apr_qa.vocabulary import Tier
 @click.option("--offline", is_flag=True, help="Do not ask a model hub.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@shared_options
 @click.option("--json", "as_json", is_flag=True, help="Print the certificates as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def command(**options: Any) -> None:
@@ -89,7 +91,7 @@ def command(**options: Any) -> None:
     each_once(folder_of(model, tier, settings) for model in models)
     writable_file(options["junit"])
     books = [(model, playbook.for_model(model, tier)) for model in models]
-    remark_on(book for _, book in books)
+    remark_on(book for _, book in books if not options["no_integrity_check"])
     if options["dry_run"]:
         _show_plan(books, tier, settings, as_json=options["as_json"])
         return
@@ -120,8 +122,10 @@ def _only_one_way(options: dict[str, Any]) -> None:
 
 def settings_of(options: dict[str, Any]) -> Any:
     """Return the settings that the options of certify and run have in common."""
+    from apr_qa.chosen_engine import known_engine
     from apr_qa.preparation import Settings
 
+    prepare_machine(options)
     return Settings(
         output=options["output"],
         given=given_artifacts(options["artifacts"]),
@@ -132,6 +136,9 @@ def settings_of(options: dict[str, Any]) -> Any:
         download=not options["offline"],
         resume=options["resume"],
         endpoint=options.get("endpoint") or "",
+        compare=not options.get("skip_conversion_tests"),
+        engine=known_engine(options["engine"]),
+        converter=options["converter"] or "",
     )
 
 
@@ -157,6 +164,7 @@ def _certify_all(books: list[Any], tier: Tier, settings: Any, options: dict[str,
         documents.append(REPORTS.get("junit").render(run))
         if not options["as_json"]:
             show(run, folder_of(model, tier, settings))
+        print_tickets(run, folder_of(model, tier, settings), options)
     if options["junit"]:
         Path(options["junit"]).write_text(junit_documents.together(documents), encoding="utf-8")
     return concluded(certificates, missing, as_json=options["as_json"])

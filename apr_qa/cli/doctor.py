@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from apr_qa.cli.console import print_json, style
-from apr_qa.errors import EngineMissing
+from apr_qa.errors import AprQaError, EngineMissing
 
 PACKAGES = (
     ("torch", "run safetensors and apr", "torch"),
@@ -36,7 +36,7 @@ def command(as_json: bool) -> None:
     Example:
       apr-qa doctor
     """
-    rows = [_version(), *(_package(*package) for package in PACKAGES), _gpu(), _cache(), _hub_cache()]
+    rows = [_version(), *(_package(*package) for package in PACKAGES), _apr(), _gpu(), _cache(), _hub_cache()]
     if as_json:
         print_json(rows)
     else:
@@ -83,6 +83,20 @@ def _package(name: str, purpose: str, extra: str) -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
         level = "optional" if extra == "demo" else "missing"
         return _row(name, level, "not installed", purpose, f'pip install "apr-qa[{extra}]"')
+
+
+def _apr() -> dict[str, Any]:
+    from apr_qa import apr_binary
+
+    purpose = "engine and converter apr_cli"
+    path = apr_binary.located()
+    if path is None:
+        cure = f"only for --engine apr_cli: put it on PATH, or set {apr_binary.VARIABLE}"
+        return _row("apr program", "optional", "not found", purpose, cure)
+    try:
+        return _row("apr program", "ok", f"{path} ({apr_binary.version()})", purpose)
+    except AprQaError as refusal:
+        return _row("apr program", "missing", f"{path} ({refusal.what})", purpose, "name another one")
 
 
 def _gpu() -> dict[str, Any]:

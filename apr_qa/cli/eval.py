@@ -29,14 +29,30 @@ DEFAULT_TOP_K = 40
 @click.option("--format", "format_name", type=click.Choice(FORMATS), help="Derived if the model lacks it.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first problems.")
 @click.option("--samples", type=click.IntRange(1, 1000), default=1, show_default=True, help="Per problem.")
-@click.option("--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True, help="0: greedy."
+)
 @click.option("--top-k", type=click.IntRange(min=0), help="0: all. Default: 1 at temperature 0, else 40.")
-@click.option("--top-p", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0, show_default=True)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Nucleus of this mass.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same samples.")
-@click.option("--strategy", type=click.Choice(STRATEGIES), default="standard", show_default=True)
+@click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="standard",
+    show_default=True,
+    help="How the question is put.",
+)
 @click.option("--k", "ks", help="pass@k to report, e.g. 1,10; at most --samples.")
 @click.option("--completion", is_flag=True, help="Continue the prompt, even where there is a chat template.")
-@click.option("--max-tokens", type=click.IntRange(1, 32768), default=512, show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(1, 32768), default=512, show_default=True, help="Of one answer."
+)
 @click.option("--text", type=click.Path(path_type=Path), help="perplexity: the text, UTF-8.")
 @click.option("--window", type=click.IntRange(min=2), help="perplexity: tokens read at once. Default: 512.")
 @click.option(

@@ -61,10 +61,16 @@ def explain(gate_id: str, as_json: bool) -> None:
     \b
     Example:
       apr-qa gates explain F-QUAL-001
+      apr-qa gates explain G2-BASIC
     """
     from apr_qa.gates import GATES
+    from apr_qa.gates.replaced import REPLACED
 
-    gate = GATES.get(gate_id.upper())
+    name = next((known for known in REPLACED if known.upper() == gate_id.upper()), "")
+    if name:
+        _explain_replaced(name, as_json=as_json)
+        return
+    gate = GATES.get(_spelled(gate_id))
     if as_json:
         print_json(_described(gate))
         return
@@ -73,6 +79,28 @@ def explain(gate_id: str, as_json: bool) -> None:
             _labelled(name, [value])
     _labelled("corroborated by", list(_example(gate, gate.corroborates)))
     _labelled("falsified by", list(_example(gate, gate.falsifies)))
+
+
+def _spelled(gate_id: str) -> str:
+    """Return an id as it is registered, whatever the case it was typed in."""
+    from apr_qa.gates import GATES
+
+    return next((name for name in GATES.names() if name.upper() == gate_id.upper()), gate_id.upper())
+
+
+def _explain_replaced(gate_id: str, *, as_json: bool) -> None:
+    """Print what stands for an id that has no gate of its own."""
+    from apr_qa.gates import GATES
+    from apr_qa.gates.replaced import REPLACED
+
+    replaced = REPLACED[gate_id]
+    if as_json:
+        print_json({"id": gate_id, "replaced_by": list(replaced.by), "why": replaced.why})
+        return
+    _labelled("id", [f"{gate_id} has no gate of its own"])
+    _labelled("why", [replaced.why])
+    answers = [f"{name}: {GATES.get(name).hypothesis}" for name in replaced.by]
+    _labelled("answered by", answers or ["nothing: it asks nothing about an artifact"])
 
 
 def _labelled(label: str, lines: list[str]) -> None:

@@ -9,11 +9,18 @@ from typing import Any
 import click
 
 from apr_qa.cli.console import style
+from apr_qa.rendering.criteria_table import table
 from apr_qa.rendering.visible import visible
 from apr_qa.reports import Run
 from apr_qa.vocabulary import Tier
 
 MAX_FINDINGS = 10
+COLOUR_OF = {
+    "corroborated": "green",
+    "inconclusive": "yellow",
+    "inapplicable": "bright_black",
+    "skipped": "yellow",
+}
 COLOURS = {"CERTIFIED": "green", "PROVISIONAL": "yellow", "BLOCKED": "red", "PENDING": "bright_black"}
 
 
@@ -44,6 +51,9 @@ def show(run: Run, folder: Path) -> None:
         colour = {"corroborated": "green", "unproven": "yellow"}.get(outcome, "red")
         click.echo(f"  {gateway['id']} {style(outcome, colour)}: {visible(gateway['reason'])}")
     _show_findings(issued)
+    for criterion, outcome, reason in table(run.evidence):
+        colour = COLOUR_OF.get(outcome, "red")
+        click.echo(f"{criterion}  {style(outcome, colour)}  {reason}")
     if (folder / "report.html").exists():
         click.echo(f"report {folder / 'report.html'}")
 

@@ -35,8 +35,11 @@ class Member:
         return workspace.content_sha256(self.path)
 
     def described(self) -> dict[str, Any]:
-        """Return name, format, storage type and hash, for the evidence."""
+        """Return name, format, storage type, hash and dimensions, for the evidence."""
+        stated = self.model.config
         return {
+            "architecture": self.model.architecture,
+            **{name: stated.get(name) for name in ("hidden_size", "num_hidden_layers")},
             "name": Path(self.name).name,
             "format": self.model.format,
             "dtype": self.model.quantization,

@@ -209,3 +209,35 @@ def canary_is_silent(facts: Facts) -> Judgement:
     if facts["changed_by_itself"]:
         return falsified(f"the unchanged model drifts by {facts['largest_by_itself']:.3g} nats")
     return corroborated(f"the unchanged model stays within {facts['largest_by_itself']:.2g} nats")
+
+
+def mlps_are_alive_and_bounded(facts: Facts) -> Judgement:
+    """What a feed-forward part adds is a number, is not always zero, and does not explode."""
+    stages = [stage for stage in facts.get("stages", ()) if stage["stage"] == "mlp"]
+    if not stages:
+        return inconclusive("no feed-forward part was seen")
+    for stage in stages:
+        if stage["min"] is None or stage["max"] is None:
+            return falsified(f"{stage['name']} gives no number")
+        most = max(abs(stage["min"]), abs(stage["max"]))
+        if not 0 < most <= EXPLODED:
+            said = "nothing but zeros" if not most else f"values up to {most:.3g}, limit {EXPLODED:g}"
+            return falsified(f"{stage['name']} gives {said}")
+    return corroborated(f"{len(stages)} feed-forward parts give bounded values")
+
+
+def focus_limits(facts: Facts) -> Judgement:
+    for part, shown in facts["shown"].items():
+        foreign = sorted(set(shown) - set(facts["asked"][part]))
+        if foreign:
+            return falsified(f"asked for {part}, it shows {', '.join(foreign)}")
+    if not any(facts["shown"].values()):
+        return inconclusive("nothing was shown")
+    return corroborated(f"{len(facts['shown'])} parts, each with its own stages only")
+
+
+def focus_finds(facts: Facts) -> Judgement:
+    blind = sorted(part for part, shown in facts["shown"].items() if not shown)
+    if blind or not facts["shown"]:
+        return falsified(f"asked for {', '.join(blind) or 'anything'}, it shows nothing")
+    return corroborated(f"it shows {', '.join(sorted(facts['shown']))} when asked for them")

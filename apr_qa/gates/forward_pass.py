@@ -24,9 +24,12 @@ from apr_qa.gates._forward_checks import (
     canary_notices,
     embedding_finite,
     fits_float16,
+    focus_finds,
+    focus_limits,
     levels_answer,
     logits_are_a_distribution,
     logits_are_informed,
+    mlps_are_alive_and_bounded,
     norms_normalise,
     not_exploded,
     pass_completes,
@@ -280,6 +283,38 @@ _ROWS += (
         canary_is_silent,
         _CANARY,
         {"changed_by_itself": ["2 + 2 ="]},
+    ),
+)
+
+_MLP: dict[str, Any] = {"name": "layers.0.mlp", "stage": "mlp", "min": -3.0, "max": 4.0}
+_FOCUS: dict[str, Any] = {"asked": {"mlp": ["mlp"]}, "shown": {"mlp": ["mlp"]}}
+_ROWS += (
+    (
+        "F-CHECK-004",
+        _P1,
+        "Feed-forward parts give bounded values, and not only zeros",
+        f"0 < largest magnitude ≤ {EXPLODED:g} in every layer",
+        mlps_are_alive_and_bounded,
+        {"stages": [_MLP]},
+        {"stages": [_MLP, {**_MLP, "min": 0.0, "max": 0.0}]},
+    ),
+    (
+        "F-PROFILE-003",
+        _P2,
+        "A profile of one part shows that part only",
+        "no stage of another part",
+        focus_limits,
+        _FOCUS,
+        {"shown": {"mlp": ["mlp", "attention"]}},
+    ),
+    (
+        "F-PROFILE-004",
+        _P2,
+        "A profile can be asked for every part",
+        "embedding, attention, mlp, head: at least one stage each",
+        focus_finds,
+        _FOCUS,
+        {"shown": {"mlp": []}},
     ),
 )
 

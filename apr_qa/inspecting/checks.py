@@ -14,6 +14,7 @@ from apr_qa.inspecting import (
     living_weights,
     merge_scan,
     packed_scan,
+    self_description,
     special_tokens,
     structure,
     template_scan,
@@ -61,6 +62,9 @@ CHECKS: Mapping[str, Callable[[OpenModel], dict[str, Any]]] = {
     "token_rows": living_weights.rows,
     "template_tokens": living_weights.template_tokens,
     "vectors": living_weights.vectors,
+    "metadata": self_description.metadata,
+    "corruption": self_description.corruption,
+    "apr_layout": self_description.apr_layout,
     "companions": companions.companions,
     "file_type": companions.file_type,
 }

@@ -23,5 +23,15 @@ CLOSE_LOOKS: tuple[tuple[str, str, Severity], ...] = (
     ("G0-VALIDATE-003", "value_patterns", Severity.P0),
     ("G0-VALIDATE-004", "holes", Severity.P0),
     ("F-PROV-002", "origin", Severity.P2),
+    ("F-INSPECT-002", "header", Severity.P1),
+    ("F-INSPECT-META-001", "metadata", Severity.P1),
+    ("F-VALIDATE-003", "corruption", Severity.P1),
 )
-"""The checks are those of `inspecting.checks`."""
+"""The checks are those of `inspecting.checks`, and ``header`` of the ``inspect`` backend."""
+
+OF_APR: tuple[tuple[str, str, Severity], ...] = (
+    ("F-APR-FORMAT-001", "apr_layout", Severity.P0),
+    ("F-APR-FORMAT-002", "apr_layout", Severity.P0),
+    ("F-APR-FORMAT-003", "apr_layout", Severity.P0),
+)
+"""What is asked of .apr files besides."""

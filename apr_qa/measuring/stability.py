@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_qa.backends import Request, Session
-from apr_qa.errors import InferenceFailed
+from apr_qa.errors import Inapplicable, InferenceFailed
 
 PROMPTS = (
     "What is 2 + 2? The answer is",
@@ -28,6 +28,8 @@ def memory(session: Session, params: Mapping[str, Any]) -> dict[str, Any]:
 
     No generation begins after `LIMIT_S`; the facts say how many there were.
     """
+    if hasattr(session, "endpoint"):
+        raise Inapplicable("the model is held by another process, whose memory is not seen here")
     began, done = time.perf_counter(), 0
     for index in range(WARMUP):
         session.generate([Request(PROMPTS[index % len(PROMPTS)], max_tokens=4)])

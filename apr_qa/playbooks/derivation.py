@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from apr_qa.derivation.claims import CRITERIA, PROMISES
-from apr_qa.playbooks.fields import Block, Listed, Text, meant
+from apr_qa.playbooks.fields import Block, Listed, meant
 
 EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """What criteria are about where nobody names a model: it comes with the extra ``demo``."""
 
-_TEXT, _TASK = ("text",), ("task", "limit", "strategy", "max_tokens")
+_TEXT, _TASK = ("text",), ("task", "limit", "strategy", "max_tokens", "completion")
 _SCORED = (*_TEXT, *_TASK, "results")
 _LOG = ("log", "epochs")
 _LORA = ("adapter", "initial_adapter", "base_sha256", "pristine", *_LOG)
@@ -74,8 +74,8 @@ class DerivationBlock(Block):
     """The criterion in words."""
     artifact: str = ""
     """What was derived. Default: the model of the playbook."""
-    asks: Listed[Text] = ()
-    """Variables that the measurement needs; told where one is not given."""
+    asks: dict[str, str] = Field(default_factory=dict)
+    """Variables that the measurement needs, with their values: one that is empty was not given."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -97,10 +97,11 @@ class DerivationBlock(Block):
         """Return it as plain values, paths that lie beside the playbook ``source`` written so that they are found."""
         folder = Path(source).parent
         recipe = {
-            name: _placed_all(value, folder) if name in _FILES else value for name, value in self.recipe.items()
+            name: _placed_all(value, folder) if name in _FILES else value
+            for name, value in self.recipe.items()
         }
         said: dict[str, Any] = {"kind": self.kind, "parents": _placed_all(list(self.parents), folder)}
-        said |= {"recipe": recipe, "asks": list(self.asks)}
+        said |= {"recipe": recipe, "asks": [name for name, value in self.asks.items() if not value]}
         if self.criterion:
             said |= {"criterion": self.criterion, "artifact": _placed(self.artifact, folder)}
         return said
@@ -122,3 +123,18 @@ Derivations = Annotated[
     Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "block"),
 ]
 """One derivation of the model, or a list of criteria."""
+
+
+def is_acceptance(
+    derivation: DerivationBlock | tuple[DerivationBlock, ...],
+) -> TypeGuard[tuple[DerivationBlock, ...]]:
+    """Say whether a playbook is a list of criteria."""
+    return isinstance(derivation, tuple) and bool(derivation)
+
+
+def stated_derivations(
+    derivation: DerivationBlock | tuple[DerivationBlock, ...], source: str
+) -> list[dict[str, Any]]:
+    """Return what a playbook states, as plain values."""
+    blocks = derivation if isinstance(derivation, tuple) else (derivation,)
+    return [block.stated(source) for block in blocks]

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
+from apr_qa.gates.replaced import replaced_by
 from apr_qa.playbooks.fields import meant
 
 ANSWERED_BY: Mapping[str, tuple[str, ...]] = {
@@ -126,7 +127,7 @@ def answers(gate_id: str) -> tuple[str, ...]:
     """
     if gate_id in ADDED or gate_id in registered():
         return (gate_id,)
-    return ANSWERED_BY.get(gate_id, ())
+    return ANSWERED_BY.get(gate_id) or replaced_by(gate_id)
 
 
 def _known(gate_id: str) -> str:

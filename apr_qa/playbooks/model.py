@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from apr_qa.errors import UsageError
 from apr_qa.playbooks import stated_tier
 from apr_qa.playbooks.conditions import Limits
+from apr_qa.playbooks.derivation import Derivations
 from apr_qa.playbooks.drawn_tests import PropertyTest
 from apr_qa.playbooks.fields import (
     HF_PARITY,
@@ -109,6 +110,8 @@ class Playbook(Block):
     ollama_parity: OllamaParity | None = None
     hf_parity: HfParity | None = None
     kernel_profile: KernelProfile | None = None
+    derivation: Derivations = ()
+    """What the model was derived from and how, or a list of acceptance criteria, which replace all other claims."""
     kernel_proof_ref: str = ""
     """The model whose mvp run proves the kernel class (dim-smoke). Default: any of the class."""
     skips: Listed[Skip] = ()

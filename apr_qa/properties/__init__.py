@@ -7,7 +7,7 @@ plain JSON objects, so that a counterexample can be stored, tried again and kept
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -84,6 +84,9 @@ class Property:
     max_examples: Mapping[Tier, int]
     shrinks: str
     """What gets smaller while a counterexample is shrunk."""
+    simplest: Callable[[Case], Iterator[Case]] | None = None
+    """The simplest cases of the kind of a counterexample, simplest first; they are tried before parts of it are
+    left out, because what is left of a large one need not be the simplest."""
 
 
 class Subject:

@@ -6,10 +6,12 @@ normalisation would change, because llama.cpp does not normalise.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from apr_qa.properties import PAIR, TEXTS, Case, Finding, OutOfPromise, Property, Subject, enter
-from apr_qa.properties._texts import texts
+from apr_qa.properties._texts import PIECES, texts
 from apr_qa.properties._tokenizers import reference
 from apr_qa.vocabulary import Severity
 
@@ -44,6 +46,15 @@ def check(subject: Subject, case: Case) -> Finding | None:
     return Finding(observed, expected) if list(observed) != expected else None
 
 
+def simplest(case: Case) -> Iterator[Case]:
+    """Iterate over all texts of one and of two characters, of those that tokenizers are known to treat apart."""
+    known = dict.fromkeys(char for piece in (*PIECES, str(case["text"])) for char in piece)
+    for length in (1, 2):
+        if len(str(case["text"])) > length:
+            for characters in itertools.product(known, repeat=length):
+                yield {**case, "text": "".join(characters)}
+
+
 enter(
     Property(
         name="encode_equality",
@@ -56,5 +67,6 @@ enter(
         check=check,
         max_examples=TEXTS,
         shrinks="the text, to the fewest and simplest characters",
+        simplest=simplest,
     )
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
+from apr_qa import apr_binary
 from apr_qa.vocabulary import Artifact, Target
 
 CONTEXT_TOKENS = 2048
@@ -37,5 +39,9 @@ def command(target: Target, artifact: Artifact, port: int, threads: int) -> list
             str(threads),
         ]
         return ["llama_cpp.server", *arguments, "--n_gpu_layers", "-1" if gpu else "0", "--verbose", "False"]
+    if target.engine == "apr_cli":
+        file = str(apr_binary.weights(Path(artifact.path)))
+        words = ["apr_qa.serving.apr_server", apr_binary.required(), file, str(port)]
+        return [*words, *(["--gpu"] if gpu else [])]
     arguments = [artifact.path, "--port", str(port), "--threads", str(threads)]
     return ["apr_qa", "serve", *arguments, *(["--gpu"] if gpu else [])]

@@ -67,9 +67,9 @@ class Endpoint:
         path = parts.path.rstrip("/")
         self._prefix = path if path.endswith("/v1") else f"{path}/v1"
 
-    def get(self, path: str) -> Reply:
-        """GET ``/v1`` + ``path``; raises InferenceFailed when there is no answer."""
-        return self._ask("GET", path, None, _whole)
+    def get(self, path: str, *, versioned: bool = True) -> Reply:
+        """GET ``/v1`` + ``path``, or ``path`` itself; raises InferenceFailed when there is no answer."""
+        return self._ask("GET", path, None, _whole, prefix=self._prefix if versioned else "")
 
     def post(self, path: str, content: dict[str, Any] | bytes) -> Reply:
         """POST JSON (or, as bytes, anything) to ``/v1`` + ``path``."""
@@ -85,12 +85,16 @@ class Endpoint:
         path: str,
         content: dict[str, Any] | bytes | None,
         read: Callable[[http.client.HTTPResponse], T],
+        *,
+        prefix: str | None = None,
     ) -> T:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         body = json.dumps(content).encode() if isinstance(content, dict) else content
         try:
             with contextlib.closing(kind(self._host, timeout=self._timeout_s)) as connection:
-                connection.request(method, self._prefix + path, body, self._headers())
+                connection.request(
+                    method, (self._prefix if prefix is None else prefix) + path, body, self._headers()
+                )
                 return read(connection.getresponse())
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             problem = f"{type(error).__name__}: {error}"

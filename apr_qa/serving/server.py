@@ -132,6 +132,9 @@ class _Service:
         self.lock = asyncio.Lock()
         self.waiting: list[tuple[list[Request], asyncio.Future[list[Response]]]] = []
         self.created = int(time.time())
+        # The first rendering starts the process that runs templates; a client should not wait for that.
+        with contextlib.suppress(AprQaError):
+            session.render_chat([{"role": "user", "content": "Hello"}])
 
     def application(self) -> Starlette:
         try:

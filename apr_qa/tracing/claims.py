@@ -45,6 +45,9 @@ LOOKS: tuple[tuple[str, str, Severity, dict[str, Any]], ...] = (
     ("F-TRACE-003", "trace_planted", _P2, {}),
     ("F-TRACE-004", "trace_planted", _P2, {}),
     ("F-TRACE-006", "trace_planted", _P2, {}),
+    ("F-CHECK-004", "trace", _P1, {}),
+    ("F-PROFILE-003", "trace_focus", _P2, {}),
+    ("F-PROFILE-004", "trace_focus", _P2, {}),
 )
 """Gate, check of the session, severity, parameters."""
 

@@ -279,8 +279,30 @@ def levels(session: Observed, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+FOCUS = {
+    "embedding": ("embedding",),
+    "attention": ("attention", "attention_weights"),
+    "mlp": ("mlp",),
+    "head": ("final_norm", "logits"),
+}
+"""Part of a model -> its stages."""
+
+
+def focused(session: Observed, params: dict[str, Any]) -> dict[str, Any]:
+    """Return which stages a profile shows that is asked for one part of the model at a time."""
+    tokens = session.tokenize(str(params.get("text", TEXT)))
+    eyes = _Eyes(payload=False)
+    session.observe(tokens, eyes.see)
+    shown = {part: eyes.facts(stages)["stages"] for part, stages in FOCUS.items()}
+    return {
+        "asked": {part: list(stages) for part, stages in FOCUS.items()},
+        "shown": {part: sorted({stage["stage"] for stage in found}) for part, found in shown.items()},
+    }
+
+
 CHECKS = {
     "trace": trace,
+    "trace_focus": focused,
     "trace_levels": levels,
     "trace_planted": planted,
     "positions": positions,
