@@ -89,7 +89,7 @@ def entry(model: Model) -> Entry:
     from apr_qa.families import contract, kernels
 
     found = contract.member(model.id)
-    known = {}
+    known: dict[str, Any] = {}
     if found is not None:
         family_, member = found
         class_ = kernels.class_of(model.id)

@@ -52,7 +52,10 @@ def test_every_value_knows_its_line() -> None:
         (b"a: \x01\n", "1: not YAML: "),
         (b"a: 1\nb: \xff\n", "2: not UTF-8"),
         (b"# nothing\n", "1: the file is empty"),
-        (b"a: ${WHO}\n", "1: ${WHO} has no value: give it with --var WHO=VALUE (write $${WHO} for the text itself)"),
+        (
+            b"a: ${WHO}\n",
+            "1: ${WHO} has no value: give it with --var WHO=VALUE (write $${WHO} for the text itself)",
+        ),
         (b"[" * 100_000, "1: nested deeper than 32 levels"),
         (b"- " * 100_000, "1: nested deeper than 32 levels"),
         (b"a: &a [*a]\n", "1: more than 20000 values, or aliases without end"),

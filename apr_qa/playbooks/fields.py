@@ -82,7 +82,18 @@ DeviceName = Annotated[Literal["cpu", "gpu"], BeforeValidator(_lower)]
 ModalityName = Annotated[Literal["run", "chat", "serve"], BeforeValidator(_lower)]
 QuantizationName = Annotated[
     Literal[
-        *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m"),
+        "f32",
+        "f16",
+        "bf16",
+        "q8_0",
+        "q6_k",
+        "q5_k_m",
+        "q5_1",
+        "q5_0",
+        "q4_k_m",
+        "q4_1",
+        "q4_0",
+        "q3_k_m",
         "q2_k",
     ],
     BeforeValidator(_lower),
