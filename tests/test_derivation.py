@@ -210,6 +210,12 @@ def test_the_loss_must_fall(tmp_path: Path) -> None:
             assert judged(make.BASE, kind, [], gate, log=file).outcome is wanted, (gate, file)
         assert judged(make.BASE, kind, [], gate, log=falling, epochs=9).outcome is OPEN
         assert judged(make.BASE, kind, [], gate, log=str(tmp_path / "absent")).outcome is OPEN
+    facts = derived(Artifact(format="", path=""), Artifact(format="", path="")).facts(
+        "loss", {"derivation": {"kind": "training", "recipe": {"log": falling, "epochs": 2}}}
+    )
+    wgpu = GATES.get("AC-029").check
+    assert wgpu is not None and wgpu(facts).outcome is OPEN, "another backend is no proxy"
+    assert wgpu({**facts, "backends": ["wgpu:vulkan"]}).outcome is GOOD
     negative = str(make.log(tmp_path / "negative.json", [0.5, 0.1, -0.2]))
     assert judged(make.BASE, "dpo", [], "F-DERIV-DPO-001", log=negative).outcome is BAD
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from apr_qa.cli import command_line
-from apr_qa.gates import GATES
+from apr_qa.gates import GATES, Gate
 from apr_qa.gates.replaced import REPLACED
 from apr_qa.playbooks.gate_names import answers
 
@@ -111,3 +112,17 @@ def test_an_id_that_is_replaced_is_explained_by_what_replaces_it() -> None:
 def test_an_id_with_a_small_letter_is_found_in_any_case() -> None:
     assert "F-HTTP-009b" in explained("f-http-009B")
     assert "F-TRACE-004b" in explained("F-TRACE-004B")
+
+
+def sorted_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: sorted_keys(value[key]) for key in sorted(value)}
+    return [sorted_keys(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("gate", [g for _, g in GATES.items() if g.kind == "facts"], ids=lambda g: g.id)
+def test_a_judgement_does_not_depend_on_the_order_of_facts(gate: Gate) -> None:
+    """Stored facts come back in the order of their names, and are judged again."""
+    assert gate.check is not None
+    for facts in (gate.corroborates, gate.falsifies):
+        assert gate.check(sorted_keys(facts)) == gate.check(facts)

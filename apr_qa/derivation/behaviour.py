@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_qa.backends import Request, Session
-from apr_qa.derivation.members import Member, Unmeasured, file_of
+from apr_qa.derivation.members import Member, Unmeasured, file_of, hashed
 from apr_qa.errors import AprQaError, InferenceFailed
 from apr_qa.evaluation import completion, datasets, perplexity, prompting
 from apr_qa.evaluation.datasets import Dataset
@@ -54,7 +54,13 @@ def perplexities(child: Member, parents: Sequence[Member], text: Any) -> dict[st
     with parents_fault():
         theirs = _finite(perplexity_of(parents[0], content))
     own = _finite(perplexity_of(child, content))
-    return {"text": file.name, "characters": len(content), "artifact": own, "parent": theirs}
+    return {
+        "text": file.name,
+        "text_sha256": hashed(file)["sha256"],
+        "characters": len(content),
+        "artifact": own,
+        "parent": theirs,
+    }
 
 
 @contextlib.contextmanager

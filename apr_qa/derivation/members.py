@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ def find(text: str) -> Member:
         raise Unmeasured(f"{text} cannot be found: {error.what}") from None
     path = Path(found.path)
     return Member(text, path, open_model(path, found.format))
+
+
+def hashed(file: Path) -> dict[str, str]:
+    """Return name and hash of a file that a measurement rests on, for the evidence."""
+    return {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def file_of(text: Any, what: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apr_qa.derivation.behaviour import tasks
-from apr_qa.derivation.members import Unmeasured, file_of
+from apr_qa.derivation.members import Unmeasured, file_of, hashed
 from apr_qa.errors import AprQaError
 from apr_qa.evaluation import contamination, datasets
 
@@ -22,7 +22,8 @@ def tool(recipe: Mapping[str, Any]) -> dict[str, Any]:
     name = str(recipe.get("tool") or "the tool")
     if not recipe.get("report"):
         there = "is installed" if shutil.which(name) else "is not installed here"
-        return {"missing": f"only {name} can show it: it {there}, and no report of it was given"}
+        lacks = recipe.get("lacks") or "a report of it"
+        return {"missing": f"only {name} can show it, which {there}; lacking: {lacks}"}
     field = str(recipe.get("field") or recipe.get("true") or "")
     if not field:
         raise Unmeasured("the recipe names no field of the report")
@@ -34,7 +35,14 @@ def tool(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for part in field.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     bounds = {key: recipe[key] for key in ("least", "most") if recipe.get(key) is not None}
-    return {"tool": name, "field": field, "value": value, "wants_true": "true" in recipe, **bounds}
+    return {
+        "tool": name,
+        "field": field,
+        "value": value,
+        "wants_true": "true" in recipe,
+        **bounds,
+        "report": hashed(file),
+    }
 
 
 def contaminated(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Training logs: trainer_state.json as transformers writes it, or JSON Lines with an object a step.
 
-Losses stand under loss, train_loss or training_loss; epochs under epoch; peak memory under a name that holds
-``memory``, ``mem`` or ``vram`` and ends in its unit (``peak_memory_mb``). What is not in the log is null.
+Losses stand under loss, train_loss or training_loss; epochs under epoch; what computed under backend or device; peak
+memory under a name that holds ``memory``, ``mem`` or ``vram`` and ends in its unit (``peak_memory_mb``). What is not
+in the log is null.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from apr_qa.derivation.members import Unmeasured
+from apr_qa.derivation.members import Unmeasured, hashed
 
 _LOSSES = ("loss", "train_loss", "training_loss")
+_BACKENDS = ("backend", "device")
 _UNITS = {"bytes": 1, "kb": 10**3, "kib": 2**10, "mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": 2**30}
 _MEMORY = re.compile(rf"(?:^|_)(?:vram|mem|memory)(?:_\w+)?_({'|'.join(_UNITS)})$")
 
@@ -54,6 +56,8 @@ def loss(file: Path, promised_epochs: Any) -> dict[str, Any]:
         "slope": _slope(good),
         "epochs": reached,
         "promised_epochs": promised_epochs,
+        "backends": sorted({str(row[key]) for row in rows for key in _BACKENDS if row.get(key)}),
+        "log": hashed(file),
     }
 
 
@@ -79,6 +83,7 @@ def rank(file: Path) -> int | None:
 def memory(qlora: Path, lora: Path, qlora_rank: int | None) -> dict[str, Any]:
     """Compare the peak memory of two trainings."""
     return {
+        "logs": [hashed(qlora), hashed(lora)],
         "qlora_bytes": peak_memory(qlora),
         "lora_bytes": peak_memory(lora),
         "qlora_rank": qlora_rank if qlora_rank is not None else rank(qlora),

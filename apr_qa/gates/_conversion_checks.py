@@ -93,7 +93,7 @@ def types_changed_lawfully(facts: Facts) -> Judgement:
         )
     if not facts["checked"]:
         return inconclusive("no tensor was checked")
-    shown = ", ".join(f"{change} {count} times" for change, count in list(facts["changes"].items())[:4])
+    shown = ", ".join(f"{change} {count} times" for change, count in sorted(facts["changes"].items())[:4])
     return corroborated(shown)
 
 

@@ -31,6 +31,7 @@ _LOSS = {
     "last": 0.21,
     "slope": -0.08,
     "epochs": 3.0,
+    "backends": ["wgpu"],
     "promised_epochs": None,
 }
 _MEMORY = {"qlora_bytes": 4e9, "lora_bytes": 1e10, "qlora_rank": 8, "lora_rank": 8, "same_log": False}
@@ -117,6 +118,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"answers": 3, "with_code": 3, "plan_before_code": 0},
     ),
     "tool": (_TOOL, {**_TOOL, "value": False}),
+    "tool_stages": ({**_TOOL, "field": "passed", "value": 10}, {**_TOOL, "field": "passed", "value": 9}),
     "tool_least": ({**_TOOL, "value": 97.5}, {**_TOOL, "value": 60.0}),
     "tool_most": ({**_TOOL, "value": 0}, {**_TOOL, "value": 1}),
 }

@@ -156,6 +156,18 @@ def over_epochs(rule: Check, epochs: float) -> Check:
     return check
 
 
+def on_backend(rule: Check, backend: str) -> Check:
+    """Return the rule for a log that says that this backend did the work; another one is no proxy for it."""
+
+    def check(facts: Facts) -> Judgement:
+        if not any(backend in said.lower() for said in facts["backends"]):
+            said = ", ".join(facts["backends"]) or "nothing"
+            return inconclusive(f"the log does not say that {backend} computed it (it says {said})")
+        return rule(facts)
+
+    return check
+
+
 def compound_reached(*tasks: str, least: tuple[float, ...] = ()) -> Check:
     """Return the rule that one model under one strategy and sampling reaches every score.
 

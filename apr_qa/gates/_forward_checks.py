@@ -227,7 +227,7 @@ def mlps_are_alive_and_bounded(facts: Facts) -> Judgement:
 
 
 def focus_limits(facts: Facts) -> Judgement:
-    for part, shown in facts["shown"].items():
+    for part, shown in sorted(facts["shown"].items()):
         foreign = sorted(set(shown) - set(facts["asked"][part]))
         if foreign:
             return falsified(f"asked for {part}, it shows {', '.join(foreign)}")

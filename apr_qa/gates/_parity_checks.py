@@ -192,7 +192,7 @@ def template_equals(facts: Facts) -> Judgement:
 
 def generation_equals(facts: Facts) -> Judgement:
     if facts["foreign"]:
-        shown = "; ".join(f"{role} {ids}" for role, ids in facts["foreign"].items())
+        shown = "; ".join(f"{role} {ids}" for role, ids in sorted(facts["foreign"].items()))
         return falsified(f"token ids that the ground truth does not use so: {shown}")
     if facts["lost_stops"]:
         return falsified(f"generation no longer stops at {facts['lost_stops']}")
@@ -204,9 +204,9 @@ def generation_equals(facts: Facts) -> Judgement:
 
 
 def types_are_as_declared(facts: Facts) -> Judgement:
-    stored = ", ".join(f"{dtype} {share:.0%}" for dtype, share in facts["stored"].items())
+    stored = ", ".join(f"{dtype} {share:.0%}" for dtype, share in sorted(facts["stored"].items()))
     if facts["wrong"]:
-        shown = ", ".join(f"{source} says {name}" for source, name in facts["wrong"].items())
+        shown = ", ".join(f"{source} says {name}" for source, name in sorted(facts["wrong"].items()))
         return falsified(f"{shown}, but the weights are stored as {stored}")
     if not facts["stored"]:
         return inconclusive("no matrix is stored")
@@ -266,4 +266,4 @@ def _mismatched(wrong: list[Mapping[str, Any]]) -> Judgement:
 
 
 def _shown(difference: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {str(value)[:80]!r}" for key, value in difference.items())
+    return ", ".join(f"{key} {str(value)[:80]!r}" for key, value in sorted(difference.items()))

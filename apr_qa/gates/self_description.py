@@ -29,12 +29,14 @@ def numbers_are_told(facts: Facts) -> Judgement:
         return falsified("the file holds no tensor")
     wrong = [
         f"{name} is {value!r}"
-        for name, value in facts["numbers"].items()
+        for name, value in sorted(facts["numbers"].items())
         if not _positive(value) and not (value is None and name in facts["optional"])
     ]
     if wrong:
         return falsified("; ".join(wrong))
-    return corroborated(", ".join(f"{name} {value}" for name, value in facts["numbers"].items() if value))
+    return corroborated(
+        ", ".join(f"{name} {value}" for name, value in sorted(facts["numbers"].items()) if value)
+    )
 
 
 def damage_is_noticed(facts: Facts) -> Judgement:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from apr_qa.comparison.generation import stated_ids, token_ids, token_text
+from apr_qa.comparison.generation import ids_of, stated_ids, token_ids, token_text
 from apr_qa.errors import InferenceFailed
 from apr_qa.formats import OpenModel
 from apr_qa.inference import chat_template
@@ -127,7 +127,8 @@ def _reaching(tree: Any) -> Iterator[str]:
 def _chat_model(model: OpenModel) -> str:
     """Say why an artifact must be meant for conversations; empty if nothing tells."""
     known = token_ids(model)
-    ends = stated_ids(model, "eos")
+    # llama.cpp also stops at tokens that are only called like the end of a turn; base models have those, too.
+    ends = ids_of(model.config.get("eos_token_id")) if model.format == "gguf" else stated_ids(model, "eos")
     for text in sorted(TURN_ENDS & known.keys()):
         if known[text] in ends:
             return f"generation ends with {text}"

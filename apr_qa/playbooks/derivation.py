@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from apr_qa.derivation.claims import CRITERIA, PROMISES
@@ -17,12 +17,12 @@ EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """What criteria are about where nobody names a model: it comes with the extra ``demo``."""
 
 _TEXT, _TASK = ("text",), ("task", "limit", "strategy", "max_tokens", "completion")
-_SCORED = (*_TEXT, *_TASK, "results")
+_SCORED = (*_TEXT, *_TASK)
 _LOG = ("log", "epochs")
 _LORA = ("adapter", "initial_adapter", "base_sha256", "pristine", *_LOG)
 RECIPE: Mapping[str, tuple[str, ...]] = {
     "merge": _SCORED,
-    "slerp": (*_SCORED, "t"),
+    "slerp": _SCORED,
     "ties": (*_SCORED, "base", "density"),
     "prune": (*_TEXT, "sparsity", "scope"),
     "quantize": (*_TASK, "results"),
@@ -37,7 +37,7 @@ RECIPE: Mapping[str, tuple[str, ...]] = {
     "data": ("documents", "benchmarks"),
     "sampling": ("prompts", "samples", "temperature", "tokens"),
     "reasoning": ("task", "limit", "max_tokens"),
-    "external": ("tool", "report", "field", "least", "most", "true"),
+    "external": ("tool", "report", "field", "least", "most", "true", "lacks"),
 }
 """Kind -> what its recipe may say."""
 _FILES = {"text", "task", "results", "base", "adapter", "initial_adapter", "pristine", "log", "lora_log"} | {
@@ -46,12 +46,24 @@ _FILES = {"text", "task", "results", "base", "adapter", "initial_adapter", "pris
     "report",
 }
 """Fields of recipes that name files."""
+_NUMBERS = {
+    "limit",
+    "max_tokens",
+    "density",
+    "sparsity",
+    "epochs",
+    "tokens",
+    "samples",
+    "temperature",
+    "most",
+}
+_LISTS = {"benchmarks", "prompts", "results"}
 INPUTS = (
     *("IMPORTED", "HF_REFERENCE", "TEXT", "HUMANEVAL", "MBPP", "TRAINING_DATA", "SFT_LOG", "QLORA_LOG"),
     *("LORA_LOG", "DPO_LOG", "WGPU_LOG", "STUDENT", "UNTRAINED", "SLERP", "SLERP_A", "SLERP_B", "TIES"),
     *("TIES_A", "TIES_B", "TIES_BASE", "PRUNED", "UNPRUNED", "INT4", "FP16", "TARGET", "DRAFT", "RESULTS"),
-    *("INT4_RESULTS", "FP16_RESULTS", "APR_CHECK", "APR_COMPILE", "APR_COMPILE_INT4", "APR_PIPELINE"),
-    *("PV_COVERAGE", "PV_TESTS", "PMAT_COMPLY", "ALIMENTAR_QUALITY", "TOOLING_GAPS", "PROVE_WGPU", "SCORED"),
+    *("INT4_RESULTS", "FP16_RESULTS", "APR_CHECK"),
+    *("PV_COVERAGE", "PV_TESTS", "PMAT_COMPLY", "ALIMENTAR_QUALITY", "SCORED"),
 )
 """Variables that a playbook of criteria may use and that nobody has to give: what is not there is not measured."""
 NOT_GIVEN: Mapping[str, str] = dict.fromkeys(INPUTS, "")
@@ -91,6 +103,9 @@ class DerivationBlock(Block):
             if name not in known:
                 said = f"a recipe of kind {self.kind} has no {name!r}{meant(name, known)}; it has {', '.join(known)}"
                 raise PydanticCustomError("recipe", "{said}", {"said": said, "under": ("recipe", name)})
+            if not _fits(self.kind, name, self.recipe[name]):
+                said = f"{self.recipe[name]!r} is not what {name} can be"
+                raise PydanticCustomError("recipe", "{said}", {"said": said, "under": ("recipe", name)})
         return self
 
     def stated(self, source: str) -> dict[str, Any]:
@@ -102,9 +117,22 @@ class DerivationBlock(Block):
         }
         said: dict[str, Any] = {"kind": self.kind, "parents": _placed_all(list(self.parents), folder)}
         said |= {"recipe": recipe, "asks": [name for name, value in self.asks.items() if not value]}
-        if self.criterion:
-            said |= {"criterion": self.criterion, "artifact": _placed(self.artifact, folder)}
-        return said
+        named = {"criterion": self.criterion, "artifact": _placed(self.artifact, folder)}
+        return said | {name: value for name, value in named.items() if value}
+
+
+def _fits(kind: str, name: str, value: Any) -> bool:
+    """Say whether a value has the type of its field; null stands for a field that is left out."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (name == "completion" and isinstance(value, bool)):
+        return True
+    if name == "least" and kind == "compound":
+        return isinstance(value, dict) and all(isinstance(one, int | float) for one in value.values())
+    if name in _NUMBERS or name == "least":
+        return number and value >= 0
+    if name in _LISTS:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, str)
 
 
 def _placed_all(value: Any, folder: Path) -> Any:
@@ -118,8 +146,18 @@ def _placed(text: str, folder: Path) -> str:
     return os.fspath(beside) if text and not Path(text).exists() and beside.exists() else text
 
 
+def _criteria(blocks: tuple[DerivationBlock, ...]) -> tuple[DerivationBlock, ...]:
+    named = [block.criterion for block in blocks]
+    for index, name in enumerate(named):
+        if not name or name in named[:index]:
+            said = f"{name} is there twice" if name else "each of a list names its criterion"
+            raise PydanticCustomError("criterion", "{said}", {"said": said, "under": (index,)})
+    return blocks
+
+
 Derivations = Annotated[
-    Annotated[DerivationBlock, Tag("block")] | Annotated[Listed[DerivationBlock], Tag("list")],
+    Annotated[DerivationBlock, Tag("block")]
+    | Annotated[Listed[DerivationBlock], AfterValidator(_criteria), Tag("list")],
     Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "block"),
 ]
 """One derivation of the model, or a list of criteria."""
