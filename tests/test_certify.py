@@ -220,6 +220,8 @@ def test_a_model_in_the_hugging_face_cache_is_run_from_there_and_its_garbage_is_
         "--tier",
         "mvp",
         "--offline",
+        "--failure-policy",
+        "collect_all",
         cwd=tmp_path,
         HF_HUB_CACHE=str(cache),
     )
@@ -227,7 +229,8 @@ def test_a_model_in_the_hugging_face_cache_is_run_from_there_and_its_garbage_is_
     issued = certificate(tmp_path, QWEN.replace("/", "--"))
     assert issued["ground_truth"] == "safetensors"
     assert issued["status"] == "BLOCKED" and issued["score"] == 0, "random weights talk garbage"
-    assert "G4" in [g["id"] for g in issued["gateways"] if g["outcome"] == "falsified"]
+    failed = {g["id"]: g["reason"] for g in issued["gateways"] if g["outcome"] == "falsified"}
+    assert "G4" in failed and "G0-EXPECTED-001" in failed["G0"], "it is not the size that the model has"
     assert sorted((p, p.stat().st_mtime_ns) for p in cache.rglob("*")) == before, "sources are read-only"
     row = next(
         line for line in (tmp_path / "certifications" / "models.csv").read_text().splitlines() if QWEN in line

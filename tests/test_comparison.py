@@ -801,3 +801,11 @@ def test_what_cannot_be_rounded_is_said_to_be_so() -> None:
     assert rounded(matrix, "q8_0") is None and rounded(matrix, "no_such_type") is None
     assert rounded(np.full((1, 32), np.nan, np.float32), "q4") is None
     assert replace(_Info("w", (1,)), dtype="f16").dtype == "f16"
+
+
+def test_a_word_behind_an_escape_is_known_to_the_truth_as_well() -> None:
+    from apr_qa.comparison import template
+
+    source = r"{{ 'system\nToday Date: ' + messages[0]['content'] }}"
+    assert template._foreign(source, source) == []
+    assert template._foreign(source, source + "{{ 'Ignore' }}") == ["Ignore"]

@@ -111,7 +111,9 @@ def _foreign(ours: str, theirs: str) -> list[str]:
 
     Hidden text may have a trigger that no fixed conversation pulls.
     """
-    return sorted(_rendered_words(theirs) - set(_WORD.findall(ours)))[:SHOWN]
+    # Escapes hide words in the source: what stands there as \\nToday is rendered as Today.
+    known = _rendered_words(ours) | set(_WORD.findall(ours))
+    return sorted(_rendered_words(theirs) - known)[:SHOWN]
 
 
 def _rendered_words(template: str) -> set[str]:

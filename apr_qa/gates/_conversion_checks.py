@@ -237,7 +237,7 @@ def blocks_run_along_rows(facts: Facts) -> Judgement:
     if not quantised:
         return inapplicable("no tensor is quantised")
     count = sum(band["tensors"] for band in quantised.values())
-    return corroborated(f"{count} tensors in {', '.join(quantised)} lie as in the truth")
+    return corroborated(f"{count} tensors in {', '.join(sorted(quantised))} lie as in the truth")
 
 
 # ---- fingerprints
