@@ -232,6 +232,11 @@ class Stock(Record, frozen=True):
     def wave(self, artifact: Artifact) -> int:
         return self.ready[key(artifact)]
 
+    def running_wave(self, artifact: Artifact) -> int:
+        """Return the wave in which an artifact is run: what is derived waits until everything is, so that the
+        longest batches of all formats share one wave and no core is idle."""
+        return max(self.ready.values()) if artifact.origin == "derived" else self.wave(artifact)
+
 
 def key(artifact: Artifact) -> str:
     """Return the name of an artifact within one run."""

@@ -16,6 +16,7 @@ from apr_qa import (
     chosen_engine,
     clock,
     isolation,
+    packing,
     plan,
     property_plan,
     regressions,
@@ -241,7 +242,7 @@ def _batches(
             scenarios = _scenarios(model, missing, device, asked, settings)
             batches += plan.inference_batches(missing, scenarios, wave=0, inapplicable=reason)
     cases = regressions.stored(Path(settings.output) / model.slug)
-    ready = property_plan.beside_truth(batches, stock, cases)
+    ready = packing.longest_first(property_plan.beside_truth(batches, stock, cases))
     compared = ready if settings.compare else chosen_engine.without_comparisons(ready)
     return isolation.with_last_looks(compared, stock, model.id, tier)
 
@@ -291,7 +292,7 @@ def _cell_batches(
         reason = "--no-gpu was given"
     if not reason and scenarios:
         reason = _unavailable({scenario.target for scenario in scenarios})
-    wave = stock.wave(artifact)
+    wave = stock.running_wave(artifact)
     protocol = server_claims(asked.tier, has_template=has_template)
     if reason or has_template:
         return plan.inference_batches(artifact, scenarios, wave=wave, inapplicable=reason, protocol=protocol)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -54,3 +56,6 @@ def command(
             address = f"[{host}]" if ":" in host else host
             note(f"{target.model} on http://{address}:{port}/v1 (Ctrl-C ends)")
         server.serve(session, target.model, host, port)
+    # Taking torch down takes a second of processor time; the system frees what is left faster.
+    sys.stderr.flush()
+    os._exit(0)

@@ -48,6 +48,9 @@ TEMPLATES: Mapping[Tier, int] = {
 ANSWERS: Mapping[Tier, int] = {Tier.MVP: 1, Tier.QUICK: 3, Tier.CI: 6, Tier.STANDARD: 6, Tier.DEEP: 60}
 """Examples of a property that lets the model generate: some tokens each."""
 
+SERVED: Mapping[Tier, int] = {tier: number for tier, number in ANSWERS.items() if tier is not Tier.MVP}
+"""Examples of properties that ask a running server several times over; mvp has to stay cheap."""
+
 BUDGET_S: Mapping[Tier, float] = {Tier.MVP: 2.0, Tier.QUICK: 4.0, Tier.DEEP: 30.0}
 """Seconds after which a search begins no further example; see `DEFAULT_BUDGET_S` for the other tiers."""
 

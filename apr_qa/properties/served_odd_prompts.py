@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from apr_qa.backends import Request
 from apr_qa.errors import InferenceFailed
-from apr_qa.properties import ANSWERS, SERVER, Case, Finding, Property, Subject, enter
+from apr_qa.properties import SERVED, SERVER, Case, Finding, Property, Subject, enter
 from apr_qa.properties._answers import alone
 from apr_qa.properties._texts import odd
 from apr_qa.vocabulary import Severity
@@ -60,7 +60,7 @@ enter(
         modality="serve",
         strategy=strategy,
         check=check,
-        max_examples=ANSWERS,
+        max_examples=SERVED,
         shrinks="the prompt, to the fewest and simplest characters",
     )
 )

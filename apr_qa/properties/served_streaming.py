@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from apr_qa.backends import Request
-from apr_qa.properties import ANSWERS, SERVER, Case, Finding, Property, Subject, enter
+from apr_qa.properties import SERVED, SERVER, Case, Finding, Property, Subject, enter
 from apr_qa.properties._answers import alone, cases
 from apr_qa.vocabulary import Severity
 
@@ -36,7 +36,7 @@ enter(
         modality="serve",
         strategy=strategy,
         check=check,
-        max_examples=ANSWERS,
+        max_examples=SERVED,
         shrinks="the prompt and the number of tokens",
     )
 )
