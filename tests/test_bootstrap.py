@@ -8,8 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from apr_qa import bootstrap, playbook, registry
-from apr_qa.cli.bootstrap import command
-from apr_qa.cli.lock_playbooks import command as lock_playbooks
+from apr_qa.cli import command_line
 from apr_qa.errors import UsageError
 from apr_qa.families.contract import family
 from apr_qa.playbooks import lock
@@ -31,7 +30,9 @@ def test_fresh_every_model_of_the_registry_has_the_playbook_that_its_contract_gi
 
 
 def test_the_playbook_of_a_real_model_states_its_real_dimensions(tmp_path: Path) -> None:
-    done = CliRunner().invoke(command, ["qwen2", "0.5b", "--hf-repo", QWEN, "--tier", "mvp", "--dry-run"])
+    done = CliRunner().invoke(
+        command_line, ["bootstrap", "qwen2", "0.5b", "--hf-repo", QWEN, "--tier", "mvp", "--dry-run"]
+    )
     assert done.exit_code == 0
     path = tmp_path / "out.yaml"
     path.write_text(done.stdout)
@@ -65,15 +66,15 @@ def test_what_is_missing_or_unknown_is_refused_with_the_cure(
         bootstrap.playbook(family("qwen2"), "0.6b", QWEN, Tier.MVP)
     monkeypatch.chdir(tmp_path)
     call = CliRunner().invoke
-    assert isinstance(call(command, ["qwen2"]).exception, UsageError)
+    assert isinstance(call(command_line, ["bootstrap", "qwen2"]).exception, UsageError)
     wanted = ["qwen2", "0.5b", "--hf-repo", QWEN]
-    assert call(command, wanted).exit_code == 0
-    assert call(command, wanted).exit_code == 0  # the same again changes nothing
+    assert call(command_line, ["bootstrap", *wanted]).exit_code == 0
+    assert call(command_line, ["bootstrap", *wanted]).exit_code == 0  # the same again changes nothing
     written = Path(bootstrap.path_of(QWEN, Tier.MVP))
     written.write_text(written.read_text() + "# mine\n")
-    refused = call(command, wanted).exception
+    refused = call(command_line, ["bootstrap", *wanted]).exception
     assert isinstance(refused, UsageError) and "--force" in refused.fix
-    assert call(command, [*wanted, "--force"]).exit_code == 0
+    assert call(command_line, ["bootstrap", *wanted, "--force"]).exit_code == 0
 
 
 def test_a_contract_of_ones_own_can_be_used(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_a_contract_of_ones_own_can_be_used(tmp_path: Path) -> None:
         (ROOT / "families" / "qwen2.yaml").read_text().replace("hidden_dim: 896", "hidden_dim: 897")
     )
     arguments = ["qwen2", "0.5b", "--hf-repo", "org/mine", "--contracts-path", str(tmp_path), "--dry-run"]
-    assert "expected_hidden_dim: 897" in CliRunner().invoke(command, arguments).stdout
+    assert "expected_hidden_dim: 897" in CliRunner().invoke(command_line, ["bootstrap", *arguments]).stdout
 
 
 # ---- the lock
@@ -93,12 +94,12 @@ def test_the_lock_tells_what_changed_what_is_new_and_what_is_gone(tmp_path: Path
     (folder / "models").mkdir(parents=True)
     for name in ("a.yaml", "b.yaml", "models/c.d.yaml"):
         (folder / name).write_text(f"name: {name}\n")
-    assert CliRunner().invoke(lock_playbooks, [str(folder)]).exit_code == 0
-    assert CliRunner().invoke(lock_playbooks, [str(folder), "--check"]).exit_code == 0
+    assert CliRunner().invoke(command_line, ["lock-playbooks", str(folder)]).exit_code == 0
+    assert CliRunner().invoke(command_line, ["lock-playbooks", str(folder), "--check"]).exit_code == 0
     (folder / "a.yaml").write_text("name: changed\n")
     (folder / "b.yaml").unlink()
     (folder / "e.yaml").write_text("name: new\n")
-    done = CliRunner().invoke(lock_playbooks, [str(folder), "--check"])
+    done = CliRunner().invoke(command_line, ["lock-playbooks", str(folder), "--check"])
     assert done.exit_code == 1
     assert done.stdout.splitlines() == [
         "a.yaml: changed since it was locked",

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from apr_qa import playbook
-from apr_qa.cli.run import command
+from apr_qa.cli import command_line
 from apr_qa.derivation.claims import CRITERIA
 from apr_qa.errors import PlaybookError
 from apr_qa.gates import GATES
@@ -23,7 +23,7 @@ ACCEPTANCE = Path(__file__).parents[1] / "playbooks" / "spec" / "acceptance.yaml
 
 def run(path: Path, output: Path, variables: Mapping[str, Any]) -> Result:
     arguments = [f"--var={name}={value}" for name, value in variables.items()]
-    return CliRunner().invoke(command, [str(path), *arguments, "-q", "-o", str(output)])
+    return CliRunner().invoke(command_line, ["run", str(path), *arguments, "-q", "-o", str(output)])
 
 
 def rows(result: Result) -> dict[str, tuple[str, str]]:
