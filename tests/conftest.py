@@ -63,13 +63,21 @@ def smollm2() -> Path:
 def children(of: int | str = "self") -> set[int]:
     """Return the process ids of all living children of a process, this one when none is named.
 
-    Threads end while they are being listed; one that has just ended has no children any more.
+    Threads end while they are being listed; one that has just ended has no children any more. The process that
+    renders templates for this one stays, and is no child that somebody forgot.
     """
     found: set[int] = set()
     for task in Path(f"/proc/{of}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
             found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return {pid for pid in found if _running(pid)}
+    return {pid for pid in found if _running(pid) and not _renders_templates(pid)}
+
+
+def _renders_templates(pid: int) -> bool:
+    try:
+        return b"template_sandbox" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _running(pid: int) -> bool:
