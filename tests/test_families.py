@@ -14,8 +14,7 @@ from tiny_models import make_llama, make_qwen2, make_qwen3
 
 from apr_qa import kernel_proof, playbook, registry, schemas
 from apr_qa.certify import execute
-from apr_qa.cli.list_models import command as list_models
-from apr_qa.cli.validate_contract import command as validate_contract
+from apr_qa.cli import command_line
 from apr_qa.errors import PlaybookError, UsageError
 from apr_qa.families import conformance, contract, kernels
 from apr_qa.families.file_facts import contract_facts, kernel_facts
@@ -163,9 +162,9 @@ def test_models_of_a_class_can_be_listed_and_an_unknown_class_is_refused() -> No
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in [model.id for model in registry.of_kernel_class("d")]
     with pytest.raises(UsageError, match="no kernel class is called 'ZZ'"):
         registry.of_kernel_class("ZZ")
-    shown = CliRunner().invoke(list_models, ["--kernel-classes", "--json"])
+    shown = CliRunner().invoke(command_line, ["list-models", "--kernel-classes", "--json"])
     assert [one["name"] for one in json.loads(shown.output)][:2] == ["A", "B"]
-    by_size = CliRunner().invoke(list_models, ["--size", "huge", "--json"])
+    by_size = CliRunner().invoke(command_line, ["list-models", "--size", "huge", "--json"])
     assert {one["size_category"] for one in json.loads(by_size.output)} == {"huge"}
 
 
@@ -225,12 +224,12 @@ def test_an_expression_is_arithmetic_over_dimensions_and_nothing_else(expression
 
 def test_validate_contract_exits_1_for_what_does_not_conform(tmp_path: Path) -> None:
     folder = make_qwen2(tmp_path / "tiny")
-    done = CliRunner().invoke(validate_contract, [str(folder), "--format", "json"])
+    done = CliRunner().invoke(command_line, ["validate-contract", str(folder), "--format", "json"])
     said = json.loads(done.stdout)
     assert (done.exit_code, said["family"], len(said["violations"])) == (1, "qwen2", 1)
-    critical = CliRunner().invoke(validate_contract, [str(folder), "--critical-only"])
+    critical = CliRunner().invoke(command_line, ["validate-contract", str(folder), "--critical-only"])
     assert critical.exit_code == 0 and "conforms" in critical.stdout
-    other = CliRunner().invoke(validate_contract, [str(folder), "--family", "gpt2"])
+    other = CliRunner().invoke(command_line, ["validate-contract", str(folder), "--family", "gpt2"])
     assert other.exit_code == 1 and "wte.weight is missing" in other.stdout
 
 
