@@ -38,6 +38,8 @@ def command(target: Target, artifact: Artifact, port: int, threads: int) -> list
             "--n_threads_batch",
             str(threads),
         ]
+        # Left alone, the server calls the model by its path, which is nobody's business but this machine's.
+        arguments += ["--model_alias", Path(artifact.path).name]
         return ["llama_cpp.server", *arguments, "--n_gpu_layers", "-1" if gpu else "0", "--verbose", "False"]
     if target.engine == "apr_cli":
         file = str(apr_binary.weights(Path(artifact.path)))
