@@ -61,4 +61,5 @@ def test_describing_the_environment_imports_no_engine() -> None:
         "import sys; from apr_qa import devices; devices.describe_environment()\n"
         "assert not {'torch', 'transformers', 'llama_cpp', 'numpy'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -224,7 +224,7 @@ def test_an_overflow_of_the_context_has_its_code_in_a_stream_too(client: TestCli
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"prompt": "a", ', b"[1]", b"3", b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_the_mistake_of_the_client(client: TestClient, body: bytes) -> None:
-    error(client.post("/v1/completions", content=body), 400)
+    assert error(client.post("/v1/completions", content=body), 400)["message"]
 
 
 def test_an_unknown_model_path_or_method_is_said_to_be_unknown(client: TestClient) -> None:
@@ -235,7 +235,7 @@ def test_an_unknown_model_path_or_method_is_said_to_be_unknown(client: TestClien
 
 
 def test_a_body_that_is_too_large_is_not_read(client: TestClient) -> None:
-    error(client.post("/v1/completions", content=b'"' + b"a" * MAX_BODY_BYTES + b'"'), 413)
+    assert error(client.post("/v1/completions", content=b'"' + b"a" * MAX_BODY_BYTES + b'"'), 413)["message"]
 
 
 def test_a_template_that_refuses_the_messages_is_a_bad_request(tiny_llama: Path, tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from apr_qa.gates import Check, Facts, Gate, corroborated, enter, falsified, inconclusive, text_example
+from apr_qa.gates._measured import measured_gate
 from apr_qa.vocabulary import Judgement, Severity
 
-_SOURCE = "apr_qa/measuring"
 _FEWEST_ITERATIONS = 20
 """Fewer generations say nothing about a leak."""
 
@@ -106,25 +104,6 @@ def damage_is_refused(facts: Facts) -> Judgement:
     return falsified(f"a {facts['damage']} file was loaded as if nothing were wrong")
 
 
-def _gate(
-    gate_id: str, category: str, hypothesis: str, check: Check, good: Facts, bad: Facts, **rest: Any
-) -> None:
-    severity = rest.pop("severity", Severity.P1)
-    enter(
-        Gate(
-            id=gate_id,
-            category=category,
-            severity=severity,
-            hypothesis=hypothesis,
-            check=check,
-            corroborates={**good},
-            falsifies={**good, **bad},
-            source=_SOURCE,
-            **rest,
-        )
-    )
-
-
 _PROFILE = {
     "warmup": 3,
     "asked": 10,
@@ -174,7 +153,7 @@ for _id, _what, _check, _limit, _severity in (
         Severity.P2,
     ),
 ):
-    _gate(
+    measured_gate(
         _id,
         "performance",
         _what,
@@ -185,7 +164,7 @@ for _id, _what, _check, _limit, _severity in (
         threshold="the limit of the playbook; none: what is measured is recorded",
         severity=_severity,
     )
-_gate(
+measured_gate(
     "F-PERF-003",
     "performance",
     "The GPU is at least as fast as the CPU",
@@ -195,7 +174,7 @@ _gate(
     measure=f"{_DECODED}, on both devices of the same machine",
     threshold="1.0, or what the playbook asks for",
 )
-_gate(
+measured_gate(
     "F-REGR-002",
     "performance",
     "Decoding is as fast as in the stored run of this model",
@@ -206,7 +185,7 @@ _gate(
     threshold="0.9 of the earlier speed",
     severity=Severity.P2,
 )
-_gate(
+measured_gate(
     "F-STAB-002",
     "stability",
     "Generating again and again holds no more memory",
@@ -216,7 +195,7 @@ _gate(
     measure="resident memory before and after 100 generations, ten for warm-up aside",
     threshold="below 1 %",
 )
-_gate(
+measured_gate(
     "F-STAB-003",
     "stability",
     "Requests that come at the same time are all answered",
@@ -227,7 +206,7 @@ _gate(
     threshold="99 %",
     severity=Severity.P2,
 )
-_gate(
+measured_gate(
     "F-EDGE-001",
     "edge",
     "An empty prompt is answered or refused in good order",
@@ -239,7 +218,7 @@ _gate(
     severity=Severity.P2,
 )
 _WALK = {"steps": ["idle --start--> ready"], "failed": [], "left": [], "not_provoked": [], "loads": 1}
-_gate(
+measured_gate(
     "F-STATE-MACHINE-001",
     "stability",
     "The model can be taken through the states of the playbook",
@@ -250,7 +229,7 @@ _gate(
     threshold="each one walked",
 )
 for _index, _damage in enumerate(("truncated", "missing", "foreign"), start=1):
-    _gate(
+    measured_gate(
         f"F-LOAD-REFUSAL-{_index:03}",
         "loading",
         f"A {_damage} file is refused in good order",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from apr_qa.gates import Check, Facts, Gate, corroborated, enter, falsified, inconclusive
+from apr_qa.gates import Facts, corroborated, falsified, inconclusive
+from apr_qa.gates._measured import measured_gate
 from apr_qa.vocabulary import Judgement, Severity
-
-_SOURCE = "apr_qa/measuring"
 
 
 def both_answer(facts: Facts) -> Judgement:
@@ -64,25 +61,6 @@ def golden_logits_agree(facts: Facts) -> Judgement:
     return falsified(said) if worst["disagreeing"] > facts["allowed"] else corroborated(said)
 
 
-def _gate(
-    gate_id: str, category: str, hypothesis: str, check: Check, good: Facts, bad: Facts, **rest: Any
-) -> None:
-    severity = rest.pop("severity", Severity.P1)
-    enter(
-        Gate(
-            id=gate_id,
-            category=category,
-            severity=severity,
-            hypothesis=hypothesis,
-            check=check,
-            corroborates={**good},
-            falsifies={**good, **bad},
-            source=_SOURCE,
-            **rest,
-        )
-    )
-
-
 _ROW = {
     "prompt": "2+2",
     "ours": "4",
@@ -117,10 +95,10 @@ for _id, _what, _check, _bad, _threshold in (
     ),
     ("F-OLLAMA-004", "The other runtime serves a model", serves_a_model, {"served": []}, "at least one"),
 ):
-    _gate(
+    measured_gate(
         _id, "parity", _what, _check, _OTHER, _bad, measure="the same prompts over HTTP", threshold=_threshold
     )
-_gate(
+measured_gate(
     "F-OLLAMA-005",
     "parity",
     "The other runtime loads the file",
@@ -130,7 +108,7 @@ _gate(
     measure="upload, create, generate and delete over Ollama's API",
     threshold="200 each and a text",
 )
-_gate(
+measured_gate(
     "F-HF-PARITY-001",
     "parity",
     "Logits agree with those of the stored corpus",
