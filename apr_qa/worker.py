@@ -8,12 +8,13 @@ a group before it runs, so that a death can be blamed on exactly those.
 
 from __future__ import annotations
 
+import functools
 import os
 import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,11 @@ def main() -> None:
     channel.say("hello")
     job = msgspec.json.decode(_read_line(), type=Job)
     exit_with_parent()
-    confinement.confine(_memory_limit(job))
     started = time.perf_counter()
     try:
-        session = _load(job)
+        open_session = _opener(job)
+        confinement.confine(_memory_limit(job))
+        session = open_session()
     except (AprQaError, MemoryError) as refusal:
         channel.say("refused", outcome=_outcome(refusal), reason=_reason(refusal))
         return
@@ -115,13 +117,17 @@ def _memory_limit(job: Job) -> int:
     return confinement.running_limit(gpu=job.target.backend == "gpu")
 
 
-def _load(job: Job) -> Any:
-    """Return what answers the claims: an engine's session, or what looks at two files at once."""
+def _opener(job: Job) -> Callable[[], Any]:
+    """Return what opens the files and answers: an engine's session, or what looks at two files at once.
+
+    Our own modules are imported here, before memory is limited: Python calls a lack of it while it compiles a
+    module a syntax error.
+    """
     if job.source is not None:
-        return pkgutil.resolve_name(PAIRED[job.target.engine])(job.source, job.artifact)
+        return functools.partial(pkgutil.resolve_name(PAIRED[job.target.engine]), job.source, job.artifact)
     engine = BACKENDS.get(job.target.engine)
     path = Path(job.artifact.path)
-    return faults.played(engine.load(job.target, path, threads=job.threads, endpoint=job.endpoint))
+    return lambda: faults.played(engine.load(job.target, path, threads=job.threads, endpoint=job.endpoint))
 
 
 def _read_line() -> bytes:
