@@ -27,9 +27,10 @@ from apr_qa.conversion.architectures import (
     separate_rows,
     to_gguf_name,
 )
-from apr_qa.conversion.convert import convert, hash_artifact, quantise_gguf
+from apr_qa.conversion.convert import convert, quantise_gguf
 from apr_qa.errors import EngineMissing, EnvironmentFault, MalformedFile, UnsupportedArchitecture, UsageError
 from apr_qa.formats import FORMATS, OpenModel
+from apr_qa.workspace import content_sha256
 
 MAKERS = [make_llama, make_qwen2, make_qwen3]
 SUFFIXES = {"safetensors": "", "apr": ".apr", "gguf": ".gguf"}
@@ -202,7 +203,7 @@ def test_lineage_is_recorded_in_every_format(tmp_path: Path) -> None:
     for format_name in ("safetensors", "apr", "gguf"):
         copy_ = converted(source, format_name, tmp_path)
         assert copy_.metadata["lineage"] == {
-            **{"source_format": "safetensors", "source_sha256": hash_artifact(source)},
+            **{"source_format": "safetensors", "source_sha256": content_sha256(source.path)},
             **{"source_quantization": "f32", "tool": "apr-qa", "version": __version__},
         }
     named = convert(source, "gguf", tmp_path / "named.gguf", source_sha256="ab" * 32)
@@ -329,20 +330,20 @@ def test_a_gguf_tokenizer_of_an_unknown_kind_does_not_convert(tmp_path: Path) ->
 
 
 def test_the_hash_of_an_artifact_covers_names_and_content_but_not_the_place(tmp_path: Path) -> None:
-    first = hash_artifact(opened("safetensors", make_llama(tmp_path / "a")))
+    first = content_sha256(make_llama(tmp_path / "a"))
     assert re.fullmatch(r"[0-9a-f]{64}", first)
-    assert hash_artifact(opened("safetensors", make_llama(tmp_path / "b"))) == first
+    assert content_sha256(make_llama(tmp_path / "b")) == first
     edit_json(tmp_path / "b" / "config.json", rms_norm_eps=1e-4)
-    changed = hash_artifact(opened("safetensors", tmp_path / "b"))
+    changed = content_sha256(tmp_path / "b")
     (tmp_path / "a" / "generation_config.json").unlink()
-    assert len({first, changed, hash_artifact(opened("safetensors", tmp_path / "a"))}) == 3
+    assert len({first, changed, content_sha256(tmp_path / "a")}) == 3
 
 
 def test_a_file_that_vanished_is_an_environment_fault(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     (source.path / "config.json").unlink()
     with pytest.raises(EnvironmentFault, match="cannot be read"):
-        hash_artifact(source)
+        convert(source, "apr", tmp_path / "made.apr")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 from apr_qa import workspace
-from apr_qa.conversion.convert import hash_artifact
 from apr_qa.formats import OpenModel
 
 _LEAST_SHARE = 0.25
@@ -64,15 +63,14 @@ def stored_shares(model: OpenModel) -> dict[str, float]:
 def lineage(truth: OpenModel, artifact: OpenModel, origin: str, truth_sha256: str) -> dict[str, Any]:
     """Return what the artifact records about its source, and whether that is the truth.
 
-    The source may be known by its hash in this run or by that of the converter; both are tried. What was made
-    from the same file as the truth itself is its sibling, and as good.
+    What was made from the same file as the truth itself is its sibling, and as good.
     """
     recorded = artifact.metadata.get("lineage") or {}
     source = str(recorded.get("source_sha256", ""))
     origin_of_truth = str((truth.metadata.get("lineage") or {}).get("source_sha256", ""))
     same = bool(source) and source in (truth_sha256, origin_of_truth)
     if source and not same:
-        same = source in (workspace.content_sha256(truth.path), hash_artifact(truth))
+        same = source == workspace.content_sha256(truth.path)
     return {
         "origin": origin,
         "recorded": source,

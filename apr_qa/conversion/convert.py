@@ -6,14 +6,13 @@ the model is refused with the way out, never dropped silently.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from apr_qa import __version__
+from apr_qa import __version__, workspace
 from apr_qa.containers.gguf_writing import WRITTEN_TYPES
 from apr_qa.conversion import architectures
 from apr_qa.conversion.failures import ConfigContradicted, TensorNamesWrong, ValuesUnreadable
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FLOATS = ("f32", "f16", "bf16")
-_CHUNK_BYTES = 1 << 20
 _BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
 """Derived values that old checkpoints carry among their weights."""
 
@@ -53,7 +51,7 @@ def convert(
     stored = quantization.lower() or ("f16" if format == "gguf" else "")
     lineage = {
         "source_format": source.format,
-        "source_sha256": source_sha256 or hash_artifact(source),
+        "source_sha256": source_sha256 or _hash(source),
         "source_quantization": source.quantization,
         "tool": "apr-qa",
         "version": __version__,
@@ -96,26 +94,12 @@ def content_of(source: OpenModel, dtype: str, lineage: Mapping[str, str]) -> Mod
     )
 
 
-def hash_artifact(model: OpenModel) -> str:
-    """Return the SHA-256 of an artifact, the same wherever it lies.
-
-    Hashed for each file, in the order of their names relative to the artifact's folder: the length of the
-    name and the name, the length of the content and the content; lengths as eight little-endian bytes.
-    """
-    folder = model.path if model.path.is_dir() else model.path.parent
-    named = sorted((file.relative_to(folder).as_posix(), file) for file in model.files)
-    digest = hashlib.sha256()
-    for name, file in named:
-        raw = name.encode()
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-        try:
-            digest.update(file.stat().st_size.to_bytes(8, "little"))
-            with file.open("rb") as handle:
-                while chunk := handle.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-        except OSError as error:
-            raise EnvironmentFault(f"cannot be read: {error.strerror or error}", where=name) from error
-    return digest.hexdigest()
+def _hash(source: OpenModel) -> str:
+    """Return the hash of what was opened; a file of it that is gone by now would make another hash of it."""
+    for file in source.files:
+        if not file.is_file():
+            raise EnvironmentFault("cannot be read: it is there no more", where=file.name)
+    return workspace.content_sha256(source.path)
 
 
 def quantise_gguf(source: Path, destination: Path, quantization: str) -> None:
