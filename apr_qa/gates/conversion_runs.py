@@ -10,18 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from apr_qa.gates import Gate, Verdict, enter
+from apr_qa.gates._across import TEXT_KINDS, example, texts, verdict
 from apr_qa.vocabulary import (
     Artifact,
-    Claim,
     Evidence,
     EvidenceHeader,
     GateVerdict,
     Model,
     Outcome,
-    Response,
-    Scenario,
     Severity,
-    Target,
     Tier,
     digest,
 )
@@ -32,21 +29,18 @@ COARSE_SHARE = 0.5
 loses some of them (its first choices agree with the truth's on 73 % of tokens for Q4_0 of SmolLM2-135M), a broken
 one all; what lies between is for the divergence gates."""
 LEAST_LOST = 2
-_TEXT_KINDS = ("generate", "chat")
-_SHOWN = 20
 
 
 def _verdict(
     gate_id: str, outcome: Outcome | None, reason: str, deciding: Iterable[Evidence] = ()
 ) -> GateVerdict:
-    ids = tuple(sorted(entry.id for entry in deciding))[:_SHOWN]
-    return GateVerdict(gate_id=gate_id, severity=Severity.P0, outcome=outcome, reason=reason, evidence=ids)
+    return verdict(gate_id, Severity.P0, outcome, reason, deciding)
 
 
 def _answers(evidence: Sequence[Evidence]) -> list[Evidence]:
     """Return what was generated, in an order that does not depend on that of arrival."""
-    found = [e for e in evidence if e.scenario.claim.kind in _TEXT_KINDS and e.response is not None]
-    return sorted((e for e in found if e.scenario.claim.temperature == 0), key=lambda entry: entry.id)
+    found = [entry for entry in texts(evidence) if entry.response is not None]
+    return [entry for entry in found if entry.scenario.claim.temperature == 0]
 
 
 def _by_question(answers: Iterable[Evidence]) -> dict[str, Evidence]:
@@ -98,7 +92,7 @@ def conversions_infer(header: EvidenceHeader, evidence: Sequence[Evidence]) -> G
         own = [e for e in entries if (e.scenario.target.format, e.scenario.target.quantization) == artifact]
         loads = [e for e in own if e.scenario.claim.kind == "load"]
         failed = [e for e in loads if e.outcome.failed]
-        texts = [e for e in own if e.scenario.claim.kind in _TEXT_KINDS and e.outcome.counted]
+        texts = [e for e in own if e.scenario.claim.kind in TEXT_KINDS and e.outcome.counted]
         spoken = [e for e in texts if e.response is not None and (e.response.text or "").strip()]
         if failed or (texts and not spoken):
             reason = f"{' '.join(artifact)}: {failed[0].reason if failed else 'gave no text at all'}"
@@ -112,28 +106,6 @@ def conversions_infer(header: EvidenceHeader, evidence: Sequence[Evidence]) -> G
 
 
 # ---- examples
-
-
-def _entry(format_name: str, question: str, outcome: Outcome, text: str, kind: str = "generate") -> Evidence:
-    target = Target(
-        model="example",
-        format=format_name,
-        quantization="f32",
-        backend="cpu",
-        modality="run",
-        engine="transformers_torch",
-    )
-    claim = Claim(gate_id="F-QUAL-001", kind=kind, prompt=question, basic=True)
-    scenario = Scenario(target=target, claim=claim)
-    return Evidence(
-        id=scenario.id,
-        gate_id=claim.gate_id,
-        severity=Severity.P1,
-        scenario=scenario,
-        outcome=outcome,
-        reason="example",
-        response=Response(text=text),
-    )
 
 
 _HEADER = EvidenceHeader(
@@ -155,9 +127,12 @@ _QUESTIONS = ("What is 2 + 2?", "The opposite of hot is")
 
 def _run(outcome: Outcome, text: str) -> tuple[Evidence, ...]:
     """Return both artifacts' answers to two questions; the truth's are right."""
-    truth = [_entry("safetensors", question, Outcome.CORROBORATED, "right") for question in _QUESTIONS]
-    load = _entry("apr", "", Outcome.CORROBORATED, "", kind="load")
-    return (*truth, load, *(_entry("apr", question, outcome, text) for question in _QUESTIONS))
+    own, made = "safetensors·cpu·run", "apr·cpu·run"
+    right = Outcome.CORROBORATED
+    truth = [example("F-QUAL-001", own, "generate", right, "right", prompt=asked) for asked in _QUESTIONS]
+    load = example("G1-LOAD", made, "load", right, "")
+    answers = [example("F-QUAL-001", made, "generate", outcome, text, prompt=asked) for asked in _QUESTIONS]
+    return (*truth, load, *answers)
 
 
 def _gate(
@@ -165,7 +140,7 @@ def _gate(
     hypothesis: str,
     measure: str,
     threshold: str,
-    verdict: Verdict,
+    judge: Verdict,
     fails: object,
 ) -> None:
     enter(
@@ -176,7 +151,7 @@ def _gate(
             hypothesis=hypothesis,
             measure=measure,
             threshold=threshold,
-            verdict=verdict,
+            verdict=judge,
             corroborates=(_HEADER, _run(Outcome.CORROBORATED, "right")),
             falsifies=fails,
         )

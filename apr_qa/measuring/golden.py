@@ -13,16 +13,9 @@ from typing import Any
 
 from apr_qa.backends import Session
 from apr_qa.errors import Inapplicable, MalformedFile
+from apr_qa.golden.tolerance import LEVELS
 from apr_qa.vocabulary import Artifact
 
-LEVELS: dict[str, tuple[float, float, float]] = {
-    "fp32": (1e-5, 1e-4, 0.01),
-    "fp16": (1e-3, 1e-2, 0.01),
-    "bf16": (1e-2, 1e-1, 0.01),
-    "int8": (1e-1, 1e-1, 0.05),
-    "int4": (5e-1, 2e-1, 0.10),
-}
-"""Name -> absolute and relative tolerance, and the share of elements that may disagree."""
 MOST_PROMPTS = 50
 
 
@@ -68,10 +61,10 @@ def _row(session: Session, prompt: str, golden: Any, atol: float, rtol: float) -
 def _tolerance(said: Any, quantization: str) -> tuple[float, float, float]:
     level = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "q8_0": "int8"}.get(quantization, "int4")
     if isinstance(said, str) and said in LEVELS:
-        return LEVELS[said]
+        level = said
     if isinstance(said, Mapping) and not {"atol", "rtol"} & set(said):
         said = said.get(level, said.get("quantized") if level in ("int8", "int4") else None)
-    atol, rtol, share = LEVELS[level]
+    known = LEVELS[level]
     if isinstance(said, Mapping):
-        return float(said.get("atol", atol)), float(said.get("rtol", rtol)), share
-    return atol, rtol, share
+        return float(said.get("atol", known.atol)), float(said.get("rtol", known.rtol)), known.mismatched
+    return known.atol, known.rtol, known.mismatched
