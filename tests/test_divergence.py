@@ -170,7 +170,7 @@ def test_damage_at_late_positions_only_is_seen() -> None:
 def test_a_near_miss_is_reported_by_the_weaker_gate_alone() -> None:
     reference = logits(tokens=400)
     twin = divergence(reference, noisy(reference, 0.2))
-    near = divergence(reference, noisy(reference, 0.28, seed=5))
+    near = divergence(reference, noisy(reference, 0.31, seed=5))
     facts = parity_facts(near, budget("q8_0", twin))
     assert outcome("F-CONTRACT-I1-001", facts) is Outcome.CORROBORATED
     assert outcome("F-ROSETTA-INF-002", facts) is Outcome.FALSIFIED

@@ -18,7 +18,7 @@ def within_budget(facts: Facts) -> Judgement:
 
 
 def well_within_budget(facts: Facts) -> Judgement:
-    return _judged(facts, "near", "half of ")
+    return _judged(facts, "near", "two thirds of ")
 
 
 def _judged(facts: Facts, key: str, share: str) -> Judgement:

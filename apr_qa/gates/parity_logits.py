@@ -1,7 +1,7 @@
 """Parity of next-token distributions: an artifact predicts what the ground truth predicts.
 
-P0 is what leaves three times the divergence of a healthy conversion to the same type; a near miss (half of
-that) and what costs quality without breaking anything is P1.
+P0 is what leaves three times the divergence of a healthy conversion to the same type; a near miss (two
+thirds of that) and what costs quality without breaking anything is P1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _GATES: tuple[tuple[str, Severity, str, str, str, Check, Facts, Facts], ...] = (
         "The difference of distributions is small, not merely inside the limit",
         *(
             _KL,
-            "half of the limit of F-CONTRACT-I1-001",
+            "two thirds of the limit of F-CONTRACT-I1-001, over the whole text",
             judged.well_within_budget,
             judged.GOOD,
             _FAR,
