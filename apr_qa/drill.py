@@ -22,48 +22,16 @@ import msgspec
 
 from apr_qa import plan, workspace
 from apr_qa.defects import DEFECTS, Defect, Inexpressible, Specimen
-from apr_qa.drill_models import Healthy, Switch
+from apr_qa.drill_models import Healthy, Switch, unstated
+from apr_qa.drill_verdict import ERROR, NOT, ORDER, Trial, about_files, catches, judged
+from apr_qa.drill_verdict import trial as trial_of
 from apr_qa.errors import AprQaError, EnvironmentFault, UsageError
 from apr_qa.inference.faults import FAULT_VARIABLE
 from apr_qa.preparation import prepare
-from apr_qa.vocabulary import FILE_MODALITIES, FORMATS, Artifact, Evidence, Outcome, Record, Severity
+from apr_qa.vocabulary import FILE_MODALITIES, FORMATS, Artifact, Evidence
 
-CAUGHT, MISSED, ALARM, PASSED, ERROR, NOT = (
-    *("caught", "missed", "false alarm", "passed", "error", "not expressible"),
-)
-ORDER = (MISSED, ALARM, ERROR, CAUGHT, PASSED, NOT)
-"""What a reader wants to see first."""
 _FILES = {"safetensors": "model", "apr": "model.apr", "gguf": "model.gguf"}
 """Names without a meaning: a file name may promise a quantisation."""
-
-
-class Catch(Record, frozen=True, omit_defaults=False):
-    """A gate that noticed."""
-
-    gate: str
-    severity: Severity
-    outcome: Outcome
-    stage: str
-    """``inspect``, ``compare`` (with the engine), or the cell."""
-    reason: str
-
-
-class Trial(Record, frozen=True, omit_defaults=False):
-    """One defect in one container."""
-
-    defect: str
-    layer: str
-    container: str
-    expected: str
-    verdict: str
-    """One of `ORDER`."""
-    model: str = ""
-    quantization: str = ""
-    gates: tuple[Catch, ...] = ()
-    seconds: float | None = None
-    reason: str = ""
-    description: str = ""
-    source: str = ""
 
 
 Told = Callable[[Trial], None]
@@ -133,10 +101,10 @@ class Drill:
             try:
                 trial = self._on_model(defect, container, healthy, reasons)
             except AprQaError as refusal:
-                trial = _trial(defect, container, ERROR, model=healthy.model.id, reason=refusal.what)
+                trial = trial_of(defect, container, ERROR, model=healthy.model.id, reason=refusal.what)
             if trial is not None:
                 return trial
-        return _trial(defect, container, NOT, reason="; ".join(reasons) or "no artifact in this format")
+        return trial_of(defect, container, NOT, reason="; ".join(reasons) or "no artifact in this format")
 
     def _on_model(
         self, defect: Defect, container: str, healthy: Healthy, reasons: dict[str, None]
@@ -151,7 +119,7 @@ class Drill:
                     continue
                 started = time.monotonic()
                 entries = self._watched(defect, healthy, copy, excused)
-            trial = _judged(defect, container, healthy, artifact, entries, excused)
+            trial = judged(defect, container, healthy.model.id, artifact, entries, excused)
             return msgspec.structs.replace(trial, seconds=round(time.monotonic() - started, 2))
         return None
 
@@ -181,7 +149,7 @@ class Drill:
                     healthy.book,
                     lambda entry: not self.exhaustive and catches(defect, entry, cells),
                 )
-            entries = [e for e in entries if _about_files(e) or e.gate_id not in cells]
+            entries = [e for e in entries if about_files(e) or e.gate_id not in cells]
         return entries
 
 
@@ -198,84 +166,15 @@ def _fault(defect: Defect) -> Iterator[None]:
         del os.environ[FAULT_VARIABLE]
 
 
-def catches(defect: Defect, entry: Evidence, excused: frozenset[str]) -> bool:
-    """Say whether an entry notices a defect: it failed, the healthy copy's did not, and it weighs enough."""
-    heavy = entry.severity is not Severity.P2 or defect.expected != "reject"
-    return entry.outcome.failed and heavy and entry.gate_id not in excused
-
-
-def exit_code(trials: Sequence[Trial]) -> int:
-    """Return 1 for a defect that was missed or a control that alarmed, 3 for a trial that could not be made."""
-    verdicts = {trial.verdict for trial in trials}
-    return 1 if verdicts & {MISSED, ALARM} else 3 if ERROR in verdicts else 0
-
-
-def _judged(
-    defect: Defect,
-    container: str,
-    healthy: Healthy,
-    artifact: Artifact,
-    entries: Sequence[Evidence],
-    excused: frozenset[str],
-) -> Trial:
-    caught = [entry for entry in entries if catches(defect, entry, excused)]
-    gates = tuple(
-        Catch(gate=e.gate_id, severity=e.severity, outcome=e.outcome, stage=_stage(e), reason=e.reason)
-        for e in caught
-    )
-    reason = ""
-    if defect.expected == "pass":
-        proven = any(entry.outcome is Outcome.CORROBORATED for entry in entries)
-        verdict = ALARM if caught else PASSED if proven else ERROR
-        reason = "" if caught or proven else "no gate could judge the copy"
-    else:
-        verdict = CAUGHT if caught else MISSED
-    known = {"model": healthy.model.id, "quantization": artifact.quantization}
-    return _trial(defect, container, verdict, gates=gates, reason=reason, **known)
-
-
-def _trial(
-    defect: Defect,
-    container: str,
-    verdict: str,
-    *,
-    gates: tuple[Catch, ...] = (),
-    model: str = "",
-    quantization: str = "",
-    reason: str = "",
-) -> Trial:
-    return Trial(
-        defect=defect.id,
-        layer=defect.layer,
-        container=container,
-        expected=defect.expected,
-        verdict=verdict,
-        model=model,
-        quantization=quantization,
-        gates=gates,
-        reason=reason,
-        description=defect.description,
-        source=defect.source,
-    )
-
-
-def _about_files(entry: Evidence) -> bool:
-    return entry.scenario.target.modality in FILE_MODALITIES
-
-
-def _stage(entry: Evidence) -> str:
-    target = entry.scenario.target
-    if target.modality == "compare":
-        return f"compare {target.engine}"
-    return target.modality if target.modality in FILE_MODALITIES else target.cell
-
-
 @contextlib.contextmanager
 def _alone(healthy: Healthy, copy: Artifact) -> Iterator[list[plan.Batch]]:
-    """Plan a copy that is a model of its own: its file, what is derived from it, and the comparison of both."""
+    """Plan a copy that is a model of its own: its file, what is derived from it, and the comparison of both.
+
+    What the playbook says about the healthy model's dimensions is not about this one.
+    """
     model = msgspec.structs.replace(healthy.model, path=copy.path)
     settings = msgspec.structs.replace(healthy.settings, given={})
-    prepared = prepare(model, healthy.tier, healthy.book, settings, healthy.watcher)
+    prepared = prepare(model, healthy.tier, unstated(healthy.book), settings, healthy.watcher)
     batches = [batch for batch in prepared.batches if batch.target.modality in FILE_MODALITIES]
     try:
         yield batches

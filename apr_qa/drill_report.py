@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from apr_qa.drill import ALARM, ERROR, MISSED, NOT, ORDER, Trial
+from apr_qa.drill_verdict import ALARM, ERROR, MISSED, NOT, ORDER, Trial
 from apr_qa.rendering.visible import one_line
 from apr_qa.vocabulary import Record
 

@@ -171,9 +171,17 @@ def test_a_near_miss_is_reported_by_the_weaker_gate_alone() -> None:
     reference = logits(tokens=400)
     twin = divergence(reference, noisy(reference, 0.2))
     near = divergence(reference, noisy(reference, 0.31, seed=5))
-    facts = parity_facts(near, budget("q8_0", twin))
+    facts = parity_facts(near, budget("q8_0", twin, same_engine=True))
     assert outcome("F-CONTRACT-I1-001", facts) is Outcome.CORROBORATED
     assert outcome("F-ROSETTA-INF-002", facts) is Outcome.FALSIFIED
+
+
+def test_beside_a_twin_without_the_engine_s_own_rounding_nothing_is_a_near_miss() -> None:
+    reference = logits(tokens=400)
+    twin = divergence(reference, noisy(reference, 0.2))
+    near = divergence(reference, noisy(reference, 0.31, seed=5))
+    facts = parity_facts(near, budget("q8_0", twin))
+    assert outcome("F-ROSETTA-INF-002", facts) is Outcome.CORROBORATED
 
 
 def test_nan_is_outside_every_limit() -> None:

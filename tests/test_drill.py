@@ -19,7 +19,10 @@ from apr_qa.cli import command_line
 from apr_qa.cli.drill import _Silent
 from apr_qa.defects import DEFECTS, Defect, Inexpressible, Specimen
 from apr_qa.defects._editing import editing
-from apr_qa.drill import (
+from apr_qa.drill import Drill, chosen
+from apr_qa.drill_models import Healthy, Switch, Watched, unstated
+from apr_qa.drill_report import Matrix, counts, junit, markdown
+from apr_qa.drill_verdict import (
     ALARM,
     CAUGHT,
     ERROR,
@@ -28,17 +31,14 @@ from apr_qa.drill import (
     ORDER,
     PASSED,
     Catch,
-    Drill,
     Trial,
     catches,
-    chosen,
     exit_code,
+    judged,
 )
-from apr_qa.drill_models import Healthy, Switch, Watched
-from apr_qa.drill_report import Matrix, counts, junit, markdown
 from apr_qa.errors import EngineMissing, UsageError
 from apr_qa.preparation import Settings
-from apr_qa.vocabulary import Claim, Evidence, Outcome, Scenario, Severity, Target, Tier
+from apr_qa.vocabulary import Artifact, Claim, Evidence, Outcome, Scenario, Severity, Target, Tier
 
 MODEL = Path(__file__).parent / "fixtures" / "models" / "qwen2-tied-bias"
 
@@ -144,6 +144,52 @@ def test_what_the_healthy_copy_fails_is_counted_for_nothing() -> None:
     assert not catches(defect(nothing), light, frozenset()) and catches(
         defect(nothing, "warn"), light, frozenset()
     )
+
+
+def answers(failed: int, of: int) -> list[Evidence]:
+    """Return that many answers to prompts, some of them falsified."""
+    target = Target(
+        model="m", format="gguf", quantization="q4_0", backend="cpu", modality="chat", engine="llama_cpp"
+    )
+    found = []
+    for number in range(of):
+        claim = Claim(gate_id="F-QUAL-001", kind="chat", messages=(str(number),), oracle="arithmetic")
+        scenario = Scenario(target=target, claim=claim)
+        outcome = Outcome.FALSIFIED if number < failed else Outcome.CORROBORATED
+        found.append(
+            Evidence(
+                id=scenario.id,
+                gate_id="F-QUAL-001",
+                severity=Severity.P1,
+                scenario=scenario,
+                outcome=outcome,
+                reason="expected 4",
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize(("failed", "verdict"), [(0, PASSED), (2, PASSED), (3, ALARM)])
+def test_a_control_may_lose_as_many_answers_as_the_tiers_forgive(failed: int, verdict: str) -> None:
+    artifact = Artifact(format="gguf", path="", quantization="q4_0")
+    control = defect(nothing, "pass")
+    assert judged(control, "gguf", "m", artifact, answers(failed, 20), frozenset()).verdict == verdict
+
+
+def test_a_crash_speaks_against_a_control_whatever_was_asked() -> None:
+    (crashed,) = answers(1, 1)
+    crashed = msgspec.structs.replace(crashed, outcome=Outcome.CRASHED)
+    assert catches(defect(nothing, "pass"), crashed, frozenset())
+
+
+def test_what_a_playbook_states_about_the_healthy_model_is_not_held_against_a_model_of_its_own(
+    healthy: Healthy,
+) -> None:
+    block = healthy.book.model.model_copy(update={"expected_vocab_size": 512})
+    book = healthy.book.model_copy(update={"model": block})
+    assert book.expected_dimensions == {"vocab_size": 512}
+    assert unstated(book).expected_dimensions == {}
+    assert unstated(book).name == book.name
 
 
 def test_a_defect_is_planted_into_the_first_model_that_expresses_it(healthy: Healthy) -> None:

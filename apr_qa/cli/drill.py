@@ -57,7 +57,7 @@ def command(**options: Any) -> None:
       apr-qa drill HuggingFaceTB/SmolLM2-135M-Instruct
       apr-qa drill ./model --only 'rope-*' --format gguf
     """
-    from apr_qa import drill
+    from apr_qa import drill, drill_verdict
     from apr_qa.drill_models import Switch
 
     if options["layer"]:
@@ -85,7 +85,7 @@ def command(**options: Any) -> None:
         print_json(to_json(matrix))
     else:
         _show(matrix, folder)
-    sys.exit(drill.exit_code(trials))
+    sys.exit(drill_verdict.exit_code(trials))
 
 
 class _Telling:

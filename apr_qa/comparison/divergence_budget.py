@@ -61,9 +61,9 @@ Q2_K lie between their neighbours or beyond them and were not measured. Publishe
 (llama.cpp's perplexity README, Llama-3-8B: Q8_0 1.4e-3 to Q2_K 0.45) are far below."""
 
 NEAR = 2 / 3
-"""Share of a limit beyond which a divergence is a near miss: twice the healthy twin. The rounded twin has no noise
-of the engine: with norm weights of one SmolLM2-135M amplifies rounding, and F16 in llama.cpp, which rounds
-activations too, showed 1.4 times the twin's mean and 1.9 times in one bucket of positions."""
+"""Share of a limit beyond which a divergence is a near miss, twice the healthy twin, if that twin ran in the same
+engine. A twin that ran elsewhere lacks the engine's own rounding, so beyond it only the limit itself says anything:
+SmolLM2-135M showed 2.0 times such a twin in Q6_K and, with norm weights of one, 1.4 times (1.9 in one bucket) in F16."""
 
 _SHARES = {"kl_mean": 1.0, "kl_p99": 1.0, "kl_max": 2.0}
 """The maximum of a few hundred tokens is noisy: healthy files reach KL 10 on single tokens of long texts."""
@@ -83,6 +83,7 @@ def budget(
     kind = _kind(quantization)
     noise = LOGIT_NOISE.get(kind, max(LOGIT_NOISE.values()))
     limits: dict[str, Any] = {"quantization": quantization, "multiple": MULTIPLE, "logit_difference": noise}
+    limits["near"] = NEAR if same_engine else 1.0
     mean_floor, p99_floor = FLOORS.get(kind, QUANTISED_FLOOR)
     top1_floor = TOP1_FLOORS.get(kind, QUANTISED_TOP1_FLOOR)
     if twin_divergence is None:
@@ -120,7 +121,8 @@ def noise_budget(quantization: str) -> dict[str, Any]:
         **dict.fromkeys(("kl_mean", "kl_p99", "kl_max", "logit_difference", "lead_change"), 0.0),
         **{"top1": 1.0, "tokens": 30},
     }
-    return budget(quantization, {**perfect, "buckets": {name: {"kl_mean": 0.0} for name in BUCKET_NAMES}})
+    buckets = {name: {"kl_mean": 0.0} for name in BUCKET_NAMES}
+    return {**budget(quantization, {**perfect, "buckets": buckets}), "near": NEAR}
 
 
 def combined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,6 +134,7 @@ def combined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
     return {
         "quantization": f"{one['quantization']} and {other['quantization']}",
         "multiple": MULTIPLE,
+        "near": max(one["near"], other["near"]),
         "calibrated": one["calibrated"] and other["calibrated"],
         **{key: _added(one[key], other[key]) for key in _SHARES},
         **{key: one[key] + other[key] for key in ("logit_difference", "tie")},
@@ -146,8 +149,9 @@ def _added(one: float, other: float) -> float:
 
 
 def near_misses(measured: Mapping[str, Any], limits: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every number over the whole text that leaves `NEAR` of its limit; a bucket has too few tokens."""
-    return overruns(measured, {**limits, "buckets": {}}, NEAR)
+    """Return every number over the whole text that leaves the share ``near`` of its limit; a bucket has too few tokens
+    for that."""
+    return overruns(measured, {**limits, "buckets": {}}, limits["near"])
 
 
 def overruns(

@@ -29,10 +29,13 @@ _QUANTISED = (
 """What ggml quantises without importance weights; it ends the process for every other type, whole numbers included."""
 
 
-def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:
+def rounded(
+    values: npt.NDArray[np.float32], dtype: str, groups: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float32] | None:
     """Return the float32 matrix as it reads back from ``dtype``; None where no quantiser is at hand.
 
-    A quantised row must be whole: blocks run along the last dimension.
+    A quantised row must be whole: blocks run along the last dimension, unless ``groups`` names the group of each
+    column.
     """
     import numpy as np
 
@@ -46,7 +49,7 @@ def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float
         if dtype in _APR_BLOCKS:
             return _apr_rounded(values, dtype)
         if packed_rounding.handles(dtype) and values.ndim == 2:
-            return packed_rounding.rounded(values, dtype)
+            return packed_rounding.rounded(values, dtype, groups)
         return _gguf_rounded(values, dtype)
 
 

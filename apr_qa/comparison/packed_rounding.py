@@ -29,17 +29,39 @@ def handles(dtype: str) -> bool:
     return dtype in ("fp8", "nf4", "int8") or _GPTQ.fullmatch(dtype) is not None
 
 
-def rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
-    """Return a float32 matrix as it reads back from a type that `handles` knows."""
+def rounded(
+    values: npt.NDArray[np.float32], dtype: str, groups: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return a float32 matrix as it reads back from a type that `handles` knows.
+
+    ``groups`` names the group of each input channel where a GPTQ file has them in another order than the channels.
+    """
     match = _GPTQ.fullmatch(dtype)
     if match:
-        nearest = _centred(values, int(match[2]), (1 << int(match[1])) - 1)
+        nearest = _grouped(values, int(match[2]), (1 << int(match[1])) - 1, groups)
         return values + (nearest - values) * _GPTQ_FACTOR
     if dtype == "fp8":
         return _eight_bit(values)
     if dtype == "int8":
         return _centred(values, -1, 254)
     return _normal_float(values)
+
+
+def _grouped(
+    values: npt.NDArray[np.float32], size: int, levels: int, groups: npt.NDArray[np.int64] | None
+) -> npt.NDArray[np.float32]:
+    """Round with one scale for each group of a row, wherever the channels of a group stand."""
+    import numpy as np
+
+    columns = values.shape[1]
+    if groups is None or len(groups) != columns or groups.min() < 0 or groups.max() >= columns:
+        return _centred(values, size, levels)
+    if not (np.bincount(groups)[groups] == size).all():
+        return _centred(values, size, levels)
+    order = np.argsort(groups, kind="stable")
+    result = np.empty_like(values)
+    result[:, order] = _centred(values[:, order], size, levels)
+    return result
 
 
 def _centred(values: npt.NDArray[np.float32], group: int, levels: int) -> npt.NDArray[np.float32]:

@@ -16,6 +16,7 @@ from apr_qa.comparison.healthy_rounding import EXACT, FLOATS, rounded
 from apr_qa.comparison.names import SHOWN, comparable, tied, weights
 from apr_qa.comparison.tensor_distance import Distance, Truth, looks_like, measure
 from apr_qa.comparison.tensor_profile import Profile, observe
+from apr_qa.containers.packed_weights import groups
 from apr_qa.conversion.architectures import EMBEDDING, HEAD
 from apr_qa.formats import OpenModel
 
@@ -98,7 +99,14 @@ def sweep(truth: OpenModel, artifact: OpenModel, twin: OpenModel | None = None) 
     if found.unknown_architecture:
         return found
     for name, counterpart in _pairs(truth, artifact):
-        pair = _Pair(name, truth.read(counterpart), artifact.read(name), artifact.tensors[name].dtype, twin)
+        pair = _Pair(
+            name,
+            truth.read(counterpart),
+            artifact.read(name),
+            artifact.tensors[name].dtype,
+            twin,
+            groups(artifact, name),
+        )
         result = pair.compare(found.imatrix)
         if result is None:
             found.uncompared.append(f"{name} ({pair.dtype})")
@@ -198,6 +206,7 @@ class _Pair:
         artifact: npt.NDArray[np.float32],
         dtype: str,
         twin: OpenModel | None,
+        groups: npt.NDArray[np.int64] | None = None,
     ) -> None:
         columns = truth.shape[-1] if truth.ndim else 1
         self.name = name
@@ -207,6 +216,7 @@ class _Pair:
         self.truth = Truth(truth.reshape(-1, columns))
         self.rows = len(self.artifact) if truth.ndim > 1 else 0
         self._twin = twin
+        self._groups = groups
         self._distance = Distance(math.nan, math.nan, math.nan)
 
     def compare(self, imatrix: bool) -> Compared | None:
@@ -262,7 +272,7 @@ class _Pair:
     def _healthy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
         whole = len(rows) == len(self.artifact)
         values = self.truth.values if whole else self.truth.values[rows]
-        healthy = rounded(values, self.dtype)
+        healthy = rounded(values, self.dtype, self._groups)
         if healthy is None and self._twin is not None:
             info = self._twin.tensors.get(self.name)
             if info is not None and info.dtype == self.dtype and info.shape == self.shape:

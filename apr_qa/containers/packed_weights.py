@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from apr_qa.containers.byte_layout import dominant
 from apr_qa.errors import MalformedFile
 from apr_qa.formats import OpenModel
 
@@ -143,6 +144,7 @@ class Unpacked:
             self.tensors[name] = dataclasses.replace(
                 first, name=name, dtype=dtype_of(one), shape=one.shape, size=size
             )
+        self.quantization = dominant({name: (info.dtype, info.shape) for name, info in self.tensors.items()})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stored, name)
@@ -167,6 +169,12 @@ def unpacked(model: OpenModel) -> OpenModel:
     found = find(model)
     presented: Any = Unpacked(model, found) if found else model
     return presented  # type: ignore[no-any-return]
+
+
+def groups(model: OpenModel, name: str) -> npt.NDArray[np.int64] | None:
+    """Return the group of each input channel of a matrix whose file states them; None for all others."""
+    packed = model.packed.get(name) if isinstance(model, Unpacked) else None
+    return groups_of(model.stored, packed) if packed is not None and "g_idx" in packed.parts else None
 
 
 def dtype_of(packed: Packed) -> str:

@@ -14,14 +14,14 @@ _FLOOD = 0.5
 
 
 def within_budget(facts: Facts) -> Judgement:
-    return _judged(facts, "overruns", "")
+    return _judged(facts, "overruns", 1.0)
 
 
 def well_within_budget(facts: Facts) -> Judgement:
-    return _judged(facts, "near", "two thirds of ")
+    return _judged(facts, "near", facts["limits"]["near"])
 
 
-def _judged(facts: Facts, key: str, share: str) -> Judgement:
+def _judged(facts: Facts, key: str, share: float) -> Judgement:
     measured = facts["measured"]
     if not measured.get("tokens"):
         return inconclusive("no token was compared")
@@ -29,9 +29,9 @@ def _judged(facts: Facts, key: str, share: str) -> Judgement:
     if found:
         shown = "; ".join(f"{o['what']} {o['measured']:.3g}, limit {o['limit']:.3g}" for o in found[:4])
         return falsified(f"over {measured['tokens']} tokens: {shown}")
-    limit = facts["limits"]["kl_mean"]
+    limit = share * facts["limits"]["kl_mean"]
     return corroborated(
-        f"KL {measured['kl_mean']:.2g} nats per token over {measured['tokens']} tokens, inside {share}{limit:.2g}; "
+        f"KL {measured['kl_mean']:.2g} nats per token over {measured['tokens']} tokens, inside {limit:.2g}; "
         f"first choices agree on {measured['top1']:.1%}"
     )
 
@@ -195,7 +195,7 @@ MEASURED: dict[str, Any] = {
 LIMITS = {
     **{"kl_mean": 1.2e-2, "kl_p99": 0.06, "kl_max": 0.3, "top1": 0.9, "logit_difference": 4.0, "buckets": {}},
     **{"tie": 4.0},
-    **{"perplexity_ratio": 1.1, "calibrated": True},
+    **{"perplexity_ratio": 1.1, "calibrated": True, "near": 2 / 3},
 }
 GOOD: dict[str, Any] = {
     **{

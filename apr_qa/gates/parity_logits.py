@@ -46,7 +46,7 @@ _GATES: tuple[tuple[str, Severity, str, str, str, Check, Facts, Facts], ...] = (
         "The difference of distributions is small, not merely inside the limit",
         *(
             _KL,
-            "two thirds of the limit of F-CONTRACT-I1-001, over the whole text",
+            "two thirds of the limit of F-CONTRACT-I1-001 over the whole text, where the twin ran in the same engine",
             judged.well_within_budget,
             judged.GOOD,
             _FAR,
