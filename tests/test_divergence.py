@@ -18,8 +18,10 @@ from apr_qa.comparison.divergence_budget import (
     UNCALIBRATED,
     budget,
     greedy_facts,
+    noise_budget,
     overruns,
     parity_facts,
+    wider,
 )
 from apr_qa.errors import InferenceFailed
 from apr_qa.gates import GATES
@@ -285,3 +287,13 @@ def test_equal_quantised_weights_in_two_engines_are_no_finding() -> None:
     seen = {**perfect, **parts, "buckets": {"0-31": {**parts, "kl_mean": 5e-3}}}
     facts = parity_facts(seen, budget("q4_1", perfect))
     assert facts["overruns"] == facts["near"] == []
+
+
+def test_the_wider_of_two_limits_grants_what_either_grants() -> None:
+    reference = logits(tokens=400)
+    noise = noise_budget("f16")
+    rounding = budget("f16", divergence(reference, noisy(reference, 0.05)))
+    both = wider(noise, rounding)
+    near = divergence(reference, noisy(reference, 0.05, seed=5))
+    assert overruns(near, noise) and not overruns(near, both)
+    assert overruns(divergence(reference, noisy(reference, 0.5)), both)

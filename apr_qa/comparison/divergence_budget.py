@@ -125,6 +125,19 @@ def noise_budget(quantization: str) -> dict[str, Any]:
     return {**budget(quantization, {**perfect, "buckets": buckets}), "near": NEAR}
 
 
+def wider(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return limits that grant whatever one of two grants."""
+    keys = (*_SHARES, "logit_difference", "tie", "perplexity_ratio", "near")
+    return {
+        **one,
+        **{key: max(one[key], other[key]) for key in keys},
+        "top1": min(one["top1"], other["top1"]),
+        "buckets": {
+            name: max(limit, other["buckets"].get(name, 0.0)) for name, limit in one["buckets"].items()
+        },
+    }
+
+
 def combined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return the limits for two artifacts that each keep theirs towards the same ground truth.
 

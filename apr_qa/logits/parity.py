@@ -12,7 +12,14 @@ from typing import Any
 
 from apr_qa.backends import BACKENDS
 from apr_qa.comparison.divergence import divergence
-from apr_qa.comparison.divergence_budget import budget, combined, greedy_facts, noise_budget, parity_facts
+from apr_qa.comparison.divergence_budget import (
+    budget,
+    combined,
+    greedy_facts,
+    noise_budget,
+    parity_facts,
+    wider,
+)
 from apr_qa.errors import Inapplicable, InferenceFailed
 from apr_qa.inference import faults
 from apr_qa.logits import inner, store, twins
@@ -103,7 +110,14 @@ class Parity:
 
     def incremental(self) -> dict[str, Any]:
         measured = self.taken.noted["incremental"]
-        return parity_facts(measured, noise_budget(self.artifact.stored_type), self.artifact.engine)
+        return parity_facts(measured, self._own_noise(), self.artifact.engine)
+
+    def _own_noise(self) -> dict[str, Any]:
+        """Return how far two ways to compute the same weights may be apart: the noise of the engines, or what rounding
+        to the type costs where the model amplifies it, since engines compute in half precision what is stored so."""
+        kind = self.artifact.stored_type
+        noise = noise_budget(kind)
+        return wider(noise, self.limits) if kind in ("f16", "bf16") else noise
 
     def devices(self) -> dict[str, Any]:
         """Compare the artifact on the CPU with itself on the GPU, where there is one."""
@@ -124,7 +138,7 @@ class Parity:
         finally:
             probe.close()
         measured = divergence(self.taken.text, on_gpu, self.feed.positions, self.feed.following)
-        return parity_facts(measured, noise_budget(self.artifact.stored_type), self.artifact.engine)
+        return parity_facts(measured, self._own_noise(), self.artifact.engine)
 
     def siblings(self) -> dict[str, Any]:
         """Compare two conversions of one model, as the comparisons with the ground truth left them."""
