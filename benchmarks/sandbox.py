@@ -1,8 +1,8 @@
 """Check and time the sandbox on HumanEval: ``python benchmarks/sandbox.py HumanEval.jsonl.gz``.
 
 Every canonical solution has to pass and no empty completion may; each is one cold program in processes of its
-own, one after the other. Exit 1 if one verdict is wrong. ``--without namespaces`` (or privileges, landlock, seccomp;
-repeatable) leaves a wall out.
+own, one after the other. Exit 1 if one verdict is wrong. ``--without namespaces`` (or bubblewrap, privileges, landlock,
+seccomp; repeatable) leaves a wall out.
 """
 
 from __future__ import annotations

@@ -235,6 +235,8 @@ def acceptance(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "HUMANEVAL": task_file(folder),
         "MBPP": task_file(folder),
         "HF_REFERENCE": BASE,
+        "QWEN_REFERENCE": BASE,
+        "QWEN_TEXT": text_file(folder),
         "UNPRUNED": BASE,
         "UNTRAINED": at("untrained", noisy(base, 4, 1.0)),
         "SLERP_A": at("base32", base),
@@ -265,6 +267,7 @@ def acceptance(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "QLORA_LOG": log(folder / "large.json", [1.0, 0.8], peak_memory_mb=700, rank=8),
     }
     for side, chosen in ((0, good), (1, bad)):
+        chosen["QWEN_IMPORTED"] = chosen["IMPORTED"]
         _files(folder / str(side), chosen, side)
     return good, bad
 

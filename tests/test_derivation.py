@@ -99,6 +99,17 @@ def test_ties_has_fewer_conflicts_and_its_density_where_the_sum_has_neither(
     assert judged(good, "ties", paths, "F-DERIV-TIES-001").outcome is OPEN, "no base was named"
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_rounding_resolves_no_conflict(dtype: str, tmp_path: Path) -> None:
+    """Steps close to the rounding of the type that a sum is stored in vanish in it, and that is no merit of a merge."""
+    base = make.tensors_of()
+    models = [make.noisy(base, seed, 0.004) for seed in (1, 2)]
+    paths = [str(make.write(tmp_path / name, model)) for name, model in zip("ab", models, strict=True)]
+    bad = make.write(tmp_path / "sum", make.each(make.naive_sum, base, *models), dtype)
+    verdict = judged(bad, "ties", paths, "F-DERIV-TIES-001", base=str(make.BASE))
+    assert verdict.outcome is BAD, verdict.reason
+
+
 def test_a_merge_must_reach_its_best_parent(tmp_path: Path, parents: Any, text: str) -> None:
     one, other, paths = parents
     good = make.write(tmp_path / "mean", make.each(make.mean, one, other))

@@ -78,3 +78,46 @@ def test_judging_a_written_file_is_judging_what_was_in_memory(tmp_path: Path) ->
 def test_every_gateway_of_the_committed_run_is_proven_by_entries_that_exist(gateway: str) -> None:
     found = next(v for v in judge.verdicts(HEADER, REAL) if v.gate_id == gateway)
     assert found.outcome is Outcome.CORROBORATED and set(found.evidence) <= {entry.id for entry in REAL}
+
+
+def test_garbage_is_looked_for_first_whatever_judges_the_answer() -> None:
+    """A sum that is right does not excuse the characters around it."""
+    asked = next(entry for entry in REAL if entry.scenario.claim.oracle == "arithmetic" and entry.response)
+    assert asked.response is not None and asked.outcome is Outcome.CORROBORATED
+    spoiled = msgspec.structs.replace(asked.response, text=f"{asked.response.text}\ufffd\ufffd\x1b[0m")
+    judgement, metrics = judge.judge(asked.scenario, spoiled)
+    assert judgement.outcome is Outcome.FALSIFIED and judgement.reason == metrics["garbage"]
+
+
+def spoiled(gate: str) -> list[Evidence]:
+    """Return the real run with the first entry of one gate falsified."""
+    at = next(number for number, entry in enumerate(REAL) if entry.gate_id == gate)
+    return [
+        msgspec.structs.replace(entry, outcome=Outcome.FALSIFIED) if number == at else entry
+        for number, entry in enumerate(REAL)
+    ]
+
+
+@pytest.mark.parametrize(("gate", "status"), [("G0-PAD-001", "PROVISIONAL"), ("G0-STOP-002", "BLOCKED")])
+def test_what_is_only_reported_about_a_file_does_not_close_the_gateway(gate: str, status: str) -> None:
+    assert verdict(spoiled(gate))["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("quantization", "texts", "status"),
+    [("f16", 2, "BLOCKED"), ("q4_0", 8, "PROVISIONAL"), ("q4_0", 9, "BLOCKED")],
+)
+def test_a_quantised_file_may_loop_now_and_then_as_the_truth_may(
+    quantization: str, texts: int, status: str
+) -> None:
+    left, entries = texts, []
+    for entry in REAL:
+        target = msgspec.structs.replace(entry.scenario.target, quantization=quantization)
+        text = entry.response is not None and entry.scenario.claim.kind in ("generate", "chat")
+        if target.format == "gguf" and text:
+            scenario = msgspec.structs.replace(entry.scenario, target=target)
+            metrics = {"garbage": "5 times in a row"} if left > 0 else {}
+            entry = msgspec.structs.replace(entry, id=scenario.id, scenario=scenario, metrics=metrics)
+            left -= 1
+        entries.append(entry)
+    assert verdict(entries)["status"] == status

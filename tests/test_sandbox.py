@@ -16,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apr_qa.errors import EXIT_ENVIRONMENT, EnvironmentFault
-from apr_qa.sandbox import Limits, Trial, wire
+from apr_qa.sandbox import Limits, Trial, bubblewrap, wire
 from apr_qa.sandbox.client import Sandbox
 from apr_qa.sandbox.values import Encoder, NoValue, decode
 
 LIMITS = Limits(wall_s=1.2, cpu_s=1, memory_mb=256, disk_mb=8)
 WALLS = {
     "all": (),
-    "namespaces alone": ("landlock", "seccomp"),
-    "landlock and seccomp": ("namespaces",),
+    "namespaces alone": ("bubblewrap", "landlock", "seccomp"),
+    "landlock and seccomp": ("bubblewrap", "namespaces"),
+    "bubblewrap, landlock and seccomp": ("namespaces",),
 }
+"""Where bubblewrap is not installed, the last one is the one before it, and the first is without it."""
 SQUARE = "assert f(3) == 9\nassert f(2) == 4\n"
 
 
@@ -70,6 +72,47 @@ def settled(sandbox: Sandbox, before: set[int]) -> bool:
     while processes_of(sandbox) != before and time.monotonic() < deadline:
         time.sleep(0.01)
     return processes_of(sandbox) == before
+
+
+# ---- bubblewrap
+
+
+def fake_bubblewrap(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program called bwrap first on the path."""
+    program = folder / "bwrap"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_bubblewrap_that_is_forbidden_is_told_and_the_other_walls_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_bubblewrap(
+        tmp_path, monkeypatch, "echo 'bwrap: No permissions to create a new namespace' >&2; exit 1"
+    )
+    with Sandbox(LIMITS) as sandbox:
+        assert not sandbox.isolation["bubblewrap"] and not sandbox.isolation["missing"]
+        assert any("No permissions" in said for said in sandbox.isolation["refusals"])
+        assert sandbox.try_out(Trial("def f(x):\n    return x * x\n", SQUARE, "f")).passed
+        assert not sandbox.try_out(
+            Trial(HOSTILE["a grandchild that outlives its parents"], "assert False")
+        ).passed
+
+
+def test_what_bubblewrap_is_asked_for_shows_the_library_and_nothing_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_bubblewrap(tmp_path, monkeypatch, "exit 1")
+    asked = list(bubblewrap.wrappers("/scratch/here", "/somewhere/apr_qa"))
+    assert [one[0] for one in asked] == [str(tmp_path / "bwrap")] * len(asked) and asked
+    for one in asked:
+        assert "--unshare-all" in one and "--die-with-parent" in one and one[-1] == "--"
+        bound = [one[i + 1] for i, word in enumerate(one) if word in ("--ro-bind", "--bind")]
+        assert "/" not in bound and str(Path.home()) not in bound and "/etc" not in bound
+        assert [one[i + 1] for i, word in enumerate(one) if word == "--bind"] == ["/scratch/here"]
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert not list(bubblewrap.wrappers("/scratch/here", "/somewhere/apr_qa"))
 
 
 # ---- what is hostile
@@ -150,18 +193,18 @@ def f(x):
 
 def test_where_nothing_isolates_it_refuses_and_says_what_is_missing() -> None:
     with pytest.raises(EnvironmentFault, match="no wall for files, network, processes") as refused:
-        Sandbox(LIMITS, without=("namespaces", "landlock", "seccomp"))
+        Sandbox(LIMITS, without=("bubblewrap", "namespaces", "landlock", "seccomp"))
     assert refused.value.exit_code == EXIT_ENVIRONMENT
     assert "--unsafe" in refused.value.fix
 
 
 def test_landlock_alone_is_not_enough() -> None:
     with pytest.raises(EnvironmentFault, match="no wall for network, processes"):
-        Sandbox(LIMITS, without=("namespaces", "seccomp"))
+        Sandbox(LIMITS, without=("bubblewrap", "namespaces", "seccomp"))
 
 
 def test_unsafe_runs_without_walls_and_still_compares_outside() -> None:
-    with Sandbox(LIMITS, unsafe=True, without=("namespaces", "landlock", "seccomp")) as sandbox:
+    with Sandbox(LIMITS, unsafe=True, without=("bubblewrap", "namespaces", "landlock", "seccomp")) as sandbox:
         before = processes_of(sandbox)
         honest = sandbox.try_out(Trial("def f(x):\n    return x * x", SQUARE, "f"))
         liar = sandbox.try_out(Trial(HOSTILE["an object that equals everything"], SQUARE, "f"))

@@ -188,6 +188,9 @@ def _show_code(result: dict[str, Any], totals: dict[str, int]) -> None:
     click.echo(f"{totals['problems']} problems, {totals['samples']} samples: {counted}")
     if totals["inference_errors"]:
         click.echo(f"first inference error: {visible(str(result['inference_error']))[:300]}")
+    speed = result["generation"]
+    if speed["tokens"] is not None:
+        click.echo(f"{speed['tokens']} tokens in {speed['wall_s']:g} s, loading included")
     sampling = result["sampling"]
     click.echo(
         f"{result['task']}, strategy {result['strategy']}, {result['prompting']}, temperature "

@@ -34,11 +34,12 @@ PLAN_WORDS = 8
 
 def perplexity_of(member: Member, text: str) -> float:
     """Return the perplexity of a text; infinity where it is over the range of a float."""
-    with member.running() as session:
-        found = perplexity.measure(session, {"text": text})["perplexity"]
-    if found is None or not math.isfinite(found):
-        return math.inf
-    return float(found)
+    if text not in member.perplexities:
+        with member.running() as session:
+            found = perplexity.measure(session, {"text": text})["perplexity"]
+        known = found is not None and math.isfinite(found)
+        member.perplexities[text] = float(found) if known else math.inf
+    return member.perplexities[text]
 
 
 def perplexities(child: Member, parents: Sequence[Member], text: Any) -> dict[str, Any]:
@@ -60,7 +61,14 @@ def perplexities(child: Member, parents: Sequence[Member], text: Any) -> dict[st
         "characters": len(content),
         "artifact": own,
         "parent": theirs,
+        "vocabulary": vocabulary(parents[0]),
     }
+
+
+def vocabulary(member: Member) -> int | None:
+    """Return the number of tokens, which is the perplexity of a guess; None where the file does not say."""
+    size = member.model.config.get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 @contextlib.contextmanager
@@ -88,7 +96,9 @@ def scores(child: Member, parents: Sequence[Member], recipe: Mapping[str, Any]) 
         with parents_fault():
             found = {parent.name: perplexity_of(parent, text) for parent in parents}
         found[child.name] = perplexity_of(child, text)
-        rows.append(_row("perplexity", child, parents, found))
+        sizes = [size for parent in parents if (size := vocabulary(parent))]
+        row = _row("perplexity", child, parents, found)
+        rows.append({**row, "vocabulary": max(sizes, default=None)})
     if recipe.get("task"):
         data = tasks(recipe)
         with parents_fault():

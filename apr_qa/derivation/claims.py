@@ -81,6 +81,12 @@ CRITERIA: Mapping[str, str] = {
 """Acceptance criterion -> the check that measures it."""
 
 
+MAKEABLE = (
+    *("import", "lora", "slerp", "ties", "prune", "quantize", "distill", "speculative", "dpo", "data"),
+)
+"""What can be made on the spot for a criterion that is given nothing."""
+
+
 def derivation_claims(stated: Mapping[str, Any]) -> tuple[Claim, ...]:
     """Return the claims about one derivation, ``{kind, parents, recipe, …}`` as the playbook has it.
 

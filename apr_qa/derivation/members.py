@@ -30,6 +30,8 @@ class Member:
         self.name = name
         self.path = path
         self.model = model
+        self.perplexities: dict[str, float] = {}
+        """By text: several criteria measure the same model on the same text."""
 
     @functools.cached_property
     def sha256(self) -> str:

@@ -66,7 +66,8 @@ def norms(child: Member, parents: Sequence[Member]) -> dict[str, Any]:
 def sign_conflicts(child: Member, parents: Sequence[Member], base: Member) -> dict[str, Any]:
     """Count entries that point against a parent's task vector, in the merge and in the naive sum of the vectors.
 
-    A step that is smaller than the rounding of the artifact's type points nowhere, in either of them.
+    A step that is smaller than the rounding of the artifact's type points nowhere, in either of them, and the sum
+    is rounded to that type: only what a merge resolved can make a difference.
     """
     _several(parents)
     import numpy as np
@@ -80,7 +81,7 @@ def sign_conflicts(child: Member, parents: Sequence[Member], base: Member) -> di
         own = _signs(values - origin, dead)
         vectors = [parent.model.read(name) - origin for parent in parents]
         signs = [np.sign(vector) for vector in vectors]
-        summed = _signs(np.sum(vectors, axis=0), dead)
+        summed = _signs(_stored(origin + np.sum(vectors, axis=0), child.model.quantization) - origin, dead)
         entries += origin.size
         disagreeing += int(np.count_nonzero(np.min(signs, axis=0) * np.max(signs, axis=0) < 0))
         merged += sum(int(np.count_nonzero(own * sign < 0)) for sign in signs)
@@ -163,6 +164,19 @@ def _signs(steps: npt.NDArray[np.float32], dead: npt.NDArray[np.float32]) -> npt
     import numpy as np
 
     return np.where(np.abs(steps) > dead, np.sign(steps), np.float32(0))
+
+
+def _stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
+    """Return values as a file of this type gives them back."""
+    import numpy as np
+
+    if dtype == "f16":
+        return values.astype(np.float16).astype(np.float32)
+    if dtype != "bf16":
+        return values
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    nearest = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (nearest & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _outside(norm: float, parents: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from apr_qa.derivation.behaviour import tasks
 from apr_qa.derivation.members import Unmeasured, file_of, hashed
-from apr_qa.errors import AprQaError
+from apr_qa.errors import AprQaError, ModelUnavailable
 from apr_qa.evaluation import contamination, datasets
 
 
@@ -51,6 +51,9 @@ def contaminated(recipe: Mapping[str, Any]) -> dict[str, Any]:
     named = [one for one in recipe.get("benchmarks") or () if one]
     if not named:
         raise Unmeasured("the recipe names no benchmark to compare with")
+    absent = [name for name in named if name in datasets.HUB and not _to_be_had(name)]
+    if absent:
+        return {"missing": f"not in the cache or on the hub, and not given: {' and '.join(absent)}"}
     texts = [
         (f"{name} {problem.task_id}", problem.text)
         for name in named
@@ -66,3 +69,11 @@ def contaminated(recipe: Mapping[str, Any]) -> dict[str, Any]:
         raise Unmeasured(error.what) from None
     kept = ("n", "threshold", "documents", "benchmark_texts", "contaminated", "rate")
     return {**{name: report[name] for name in kept}, "pairs": report["pairs"][:10]}
+
+
+def _to_be_had(task: str) -> bool:
+    try:
+        datasets.load(task)
+    except ModelUnavailable:
+        return False
+    return True

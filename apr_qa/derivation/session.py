@@ -22,8 +22,16 @@ from apr_qa.derivation import (
     storage,
     training_log,
 )
+from apr_qa.derivation.made import completed
 from apr_qa.derivation.members import Member, Unmeasured, file_of, find, own_member
-from apr_qa.errors import EngineMissing, EnvironmentFault, MalformedFile, UsageError
+from apr_qa.errors import (
+    AprQaError,
+    EngineMissing,
+    EnvironmentFault,
+    MalformedFile,
+    UnsupportedArchitecture,
+    UsageError,
+)
 from apr_qa.vocabulary import Artifact
 
 
@@ -44,22 +52,41 @@ class Derivation(Mute):
                 f"no check of derivations is called {check!r}", fix=f"one of {', '.join(_CHECKS)}"
             )
         stated: Mapping[str, Any] = params["derivation"]
-        if stated.get("asks"):
-            return {"missing": f"not given: {', '.join(f'--var {name}=…' for name in stated['asks'])}"}
+        said: dict[str, Any] = {}
+        if stated.get("makes"):
+            stated, said = self._made(stated)
+        elif stated.get("asks"):
+            said = {"missing": _not_given(stated)}
+        if "missing" in said or "unmeasured" in said:
+            return said
         asked = Asked(self, stated)
         try:
             found = _CHECKS[check](asked)
-            return {**found, "models": [member.described() for member in asked.used]}
+            return {**found, **said, "models": [member.described() for member in asked.used]}
         except EngineMissing as error:
             return {"missing": error.what}
         except (Unmeasured, EnvironmentFault) as lack:
             return {"unmeasured": str(lack), "models": [member.described() for member in asked.used]}
+
+    def _made(self, stated: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """Return what is stated with derivatives made on the spot, and ``made``, or why there are none."""
+        try:
+            whole, words = completed(stated, self.member(""))
+        except (Unmeasured, EngineMissing, UnsupportedArchitecture, UsageError) as lack:
+            return stated, {"missing": f"{_not_given(stated)}; none is made on the spot: {lack}"}
+        except AprQaError as error:
+            return stated, {"unmeasured": f"nothing can be made of the model: {error.what}"}
+        return whole, {"made": words}
 
     def member(self, text: str) -> Member:
         """Return a model by what the playbook calls it; empty: the artifact of the run."""
         if text not in self._members:
             self._members[text] = find(text) if text else own_member(self.artifact)
         return self._members[text]
+
+
+def _not_given(stated: Mapping[str, Any]) -> str:
+    return f"not given: {', '.join(f'--var {name}=…' for name in stated['asks'])}"
 
 
 class Asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,6 +52,8 @@ class Way(Record, frozen=True):
 class Sample(Record, frozen=True):
     """One answer and what became of it."""
 
+    answer: str | None
+    """What the model wrote, before anything of it was taken for the program."""
     program: str | None
     """None where inference failed."""
     outcome: str
@@ -69,18 +72,30 @@ def evaluate(
     sampling = way.sampling
     if not chat and way.strategy not in prompting.CONTINUED:
         raise UsageError(
-            f"strategy {way.strategy} asks in a chat, and {subject.model.id} has no template for one",
+            f"strategy {way.strategy} asks in a chat, and {subject.model.id} is to continue a text: it has no "
+            "template for a chat, or --completion was given",
             fix=f"use one of {', '.join(prompting.CONTINUED)}",
         )
     asked = [(problem, number) for problem in data.problems for number in range(sampling.samples)]
     claims = [_claim(problem, number, way, chat=chat) for problem, number in asked]
     # Half a second a token and a minute besides, for each of the questions that are answered together.
     limit_s = GROUP * (sampling.max_tokens / 2 + 60)
+    begun = time.perf_counter()
     entries = Answers(subject, happened).to(claims, modality="chat" if chat else "run", limit_s=limit_s)
+    speed = _speed(entries, time.perf_counter() - begun)
     answered = any(entry.response is not None for entry in entries)
     samples = _tried([problem for problem, _ in asked], entries, sandbox, chat=chat) if answered else []
     result = _counted(data.problems, samples, way) if answered else _failed(data.problems, entries, way)
-    return {**_circumstances(subject, data, way, sandbox, chat=chat), **result}
+    return {**_circumstances(subject, data, way, sandbox, chat=chat), **result, "generation": speed}
+
+
+def _speed(entries: Sequence[Evidence], wall_s: float) -> dict[str, Any]:
+    """Return how long all answers took, loading included, and tokens a second; null where no token was counted."""
+    counted = [len(entry.response.token_ids) for entry in entries
+               if entry.response and entry.response.token_ids is not None]  # fmt: skip
+    tokens = sum(counted) if counted else None
+    rate = None if tokens is None else round(tokens / wall_s, 2)
+    return {"wall_s": round(wall_s, 2), "tokens": tokens, "tokens_per_s": rate}
 
 
 def _claim(problem: Problem, number: int, way: Way, *, chat: bool) -> Claim:
@@ -116,15 +131,16 @@ def _tried(
     ]
     verdicts = iter(sandbox.try_all(trials))
     return [
-        _sample(program, next(verdicts))
+        _sample(entry, program, next(verdicts))
         if program is not None
-        else Sample(program=None, outcome="inference_errors", reason=entry.reason)
+        else Sample(answer=None, program=None, outcome="inference_errors", reason=entry.reason)
         for program, entry in zip(programs, entries, strict=True)
     ]
 
 
-def _sample(program: str, verdict: Verdict) -> Sample:
-    return Sample(program=program, outcome=verdict.outcome, reason=verdict.reason)
+def _sample(entry: Evidence, program: str, verdict: Verdict) -> Sample:
+    answer = entry.response.text if entry.response else None
+    return Sample(answer=answer, program=program, outcome=verdict.outcome, reason=verdict.reason)
 
 
 def _counted(problems: Sequence[Problem], samples: Sequence[Sample], way: Way) -> dict[str, Any]:
@@ -156,7 +172,7 @@ def _row(problem: Problem, group: Sequence[Sample], passes: int) -> dict[str, An
         "passed": passes,
         "inference_errors": sum(sample.program is None for sample in group),
         "samples": [
-            {"outcome": sample.outcome, "reason": sample.reason, "program": sample.program}
+            {name: getattr(sample, name) for name in ("outcome", "reason", "answer", "program")}
             for sample in group
         ],
     }
@@ -195,9 +211,18 @@ def _circumstances(
             },
             "mechanisms": [
                 name
-                for name in ("user_namespace", "mounts", "network", "processes", "landlock", "seccomp")
+                for name in (
+                    "bubblewrap",
+                    "user_namespace",
+                    "mounts",
+                    "network",
+                    "processes",
+                    "landlock",
+                    "seccomp",
+                )
                 if standing[name]
             ],
             "not_isolated": standing["missing"],
+            "refused": standing["refusals"],
         },
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from apr_qa.gates import Check, Facts, corroborated, falsified, inapplicable, inconclusive
 from apr_qa.vocabulary import Judgement
 
@@ -18,14 +20,21 @@ MAX_GAIN_ERROR = 0.05
 
 
 def measured(rule: Check) -> Check:
-    """Return a rule that first looks whether anything was measured: what was not is no pass."""
+    """Return a rule that first looks whether anything was measured: what was not is no pass.
+
+    Its reason tells what was made on the spot, which is no derivative of the user's.
+    """
 
     def check(facts: Facts) -> Judgement:
         if facts.get("missing"):
             return inapplicable(str(facts["missing"]))
         if facts.get("unmeasured"):
             return inconclusive(str(facts["unmeasured"]))
-        return rule(facts)
+        judgement = rule(facts)
+        if not facts.get("made"):
+            return judgement
+        reason = f"{judgement.reason}; made on the spot: {facts['made']}"
+        return msgspec.structs.replace(judgement, reason=reason)
 
     return check
 

@@ -16,14 +16,20 @@ MAX_CONTAMINATION = 0.01
 MIN_PLANS = 0.5
 """Of the answers that hold code: a structured prompt that works shows in most of them."""
 MIN_LOGGED = 2
+LARGE = 1e6
+"""From here on the digits of a number say nothing."""
 
 
 def best_parent_reached(facts: Facts) -> Judgement:
-    said, kept = [], False
+    said, kept, blind = [], False, 0
     for row in facts["benchmarks"]:
         own, theirs = row["artifact"], [value for value in row["parents"].values() if value is not None]
         if row["metric"] == "perplexity":
             best = min(theirs, default=None)
+            if _is_guess(best, row):
+                blind += 1
+                said.append(_guess(best, row))
+                continue
             kept |= own is not None and best is not None and own <= best
         else:
             best = max(theirs, default=None)
@@ -33,11 +39,31 @@ def best_parent_reached(facts: Facts) -> Judgement:
                 )
             kept |= own is not None and best is not None and own >= best
         said.append(f"{row['metric']} {_number(own)}, best parent {_number(best)}")
-    return corroborated("; ".join(said)) if kept else falsified("; ".join(said))
+    if kept:
+        return corroborated("; ".join(said))
+    return (inconclusive if blind == len(facts["benchmarks"]) else falsified)("; ".join(said))
+
+
+def _is_guess(perplexity: float | None, facts: Facts) -> bool:
+    """Say whether a model predicts a text no better than a die with a face for each token."""
+    return perplexity is not None and bool(facts.get("vocabulary")) and perplexity >= facts["vocabulary"]
+
+
+def _guess(perplexity: float | None, facts: Facts) -> str:
+    return (
+        f"the parent's perplexity {_number(perplexity)} is no better than a guess among {facts['vocabulary']} tokens: "
+        "name a text that it knows"
+    )
 
 
 def _number(value: Any) -> str:
-    return "beyond any number" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+    if value is None:
+        return "beyond any number"
+    return f"{value:.3e}" if value >= LARGE else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.3e}" if value >= LARGE else f"{value:.4f}"
 
 
 def perplexity_within(limit: float, *, either_way: bool = False) -> Check:
@@ -47,12 +73,13 @@ def perplexity_within(limit: float, *, either_way: bool = False) -> Check:
         own, theirs = facts["artifact"], facts["parent"]
         if theirs is None:
             return inconclusive("the parent's perplexity is beyond any number")
+        if _is_guess(theirs, facts):
+            return inconclusive(f"{_guess(theirs, facts)} ({facts['text']})")
         if own is None or own <= 0:
             return falsified(f"perplexity {_number(own)}, the parent's is {theirs:.4f}")
         change = own / theirs - 1
-        said = (
-            f"perplexity {own:.4f}, parent {theirs:.4f}: {change:+.2%}, allowed {limit:.0%} ({facts['text']})"
-        )
+        shown = f"{change:+.2%}" if change < LARGE / 100 else f"{own / theirs:.3g} times"
+        said = f"perplexity {_fixed(own)}, parent {_fixed(theirs)}: {shown}, allowed {limit:.0%} ({facts['text']})"
         lost = abs(change) if either_way else change
         return corroborated(said) if lost < limit else falsified(said)
 

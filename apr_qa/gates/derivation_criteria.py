@@ -83,7 +83,7 @@ for _id, _example, _rule, _hypothesis, _threshold in CRITERIA:
             category="acceptance",
             severity=Severity.P1,
             hypothesis=_hypothesis,
-            measure="as the kind of its derivation says; what is not given is inapplicable",
+            measure="as the kind of its derivation says; what is neither given nor made on the spot is inapplicable",
             threshold=_threshold,
             source="acceptance criteria of the leaderboard pipeline",
             check=rules.measured(_rule),

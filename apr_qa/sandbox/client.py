@@ -19,11 +19,12 @@ from typing import Any
 from apr_qa import processes
 from apr_qa.devices import usable_cores
 from apr_qa.errors import EnvironmentFault
-from apr_qa.sandbox import Limits, Trial, Verdict, wire
+from apr_qa.sandbox import Limits, Trial, Verdict, bubblewrap, wire
 
 START_LIMIT_S = 30.0
 GRACE_S = 10.0
 """How much longer than its limit a trial may take before the sandbox itself is taken for broken."""
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
 _FIX = "use Linux 5.13 or later with Landlock or user namespaces, or accept the risk with --unsafe"
 
 
@@ -31,7 +32,9 @@ class Sandbox:
     """A running fork server; a context manager, usable from several threads.
 
     Raises EnvironmentFault where this machine cannot isolate files, network and processes, unless ``unsafe``.
-    ``without`` weakens it, so that each wall can be tried alone: privileges, namespaces, landlock, seccomp.
+    Bubblewrap is put around it where it is installed and works; ``isolation`` says whether it does, and why not.
+    ``without`` weakens it, so that each wall can be tried alone: bubblewrap, privileges, namespaces, landlock,
+    seccomp.
     """
 
     def __init__(
@@ -45,23 +48,41 @@ class Sandbox:
         self._lock = threading.Lock()
         self._scratch = tempfile.mkdtemp(prefix="apr-qa-sandbox-")
         Path(self._scratch).chmod(0o711)
-        package_root = str(Path(__file__).parents[2])
-        configuration = {
+        self._configuration: dict[str, Any] = {
             "limits": asdict(self.limits),
             "unsafe": unsafe,
             "without": list(without),
             "scratch": self._scratch,
-            "hidden": [package_root],
+            "hidden": [_PACKAGE_ROOT],
         }
-        program = f"import sys; sys.path.insert(0, {package_root!r}); from apr_qa.sandbox import server; server.main()"
-        self._control, theirs = socket.socketpair()
-        self._process = processes.isolated(program, json.dumps(configuration), theirs)
-        theirs.close()
+        package = f"{_PACKAGE_ROOT}/apr_qa"
+        wrappers = () if "bubblewrap" in without else bubblewrap.wrappers(self._scratch, package)
+        self.isolation = self._started([*wrappers, []])
+
+    def _started(self, wrappers: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """Start the server in the first wrapper that works and return its greeting; the last one has to."""
+        *outer, _ = wrappers
+        refusals: list[str] = []
+        for wrapper in outer:
+            try:
+                self._start(wrapper, refusals)
+                return self._greeting()
+            except EnvironmentFault as error:
+                self._end()
+                refusals.append(f"{bubblewrap.PROGRAM}: {error.what}")
         try:
-            self.isolation: dict[str, Any] = self._greeting()
+            self._start((), refusals)
+            return self._greeting()
         except BaseException:
             self.close()
             raise
+
+    def _start(self, wrapper: Sequence[str], refusals: Sequence[str]) -> None:
+        program = f"import sys; sys.path.insert(0, {_PACKAGE_ROOT!r}); from apr_qa.sandbox import server; server.main()"
+        stated = {**self._configuration, "bubblewrap": bool(wrapper), "refusals": list(refusals)}
+        self._control, theirs = socket.socketpair()
+        self._process = processes.isolated(program, json.dumps(stated), theirs, wrapper)
+        theirs.close()
 
     def _greeting(self) -> dict[str, Any]:
         self._control.settimeout(START_LIMIT_S)
@@ -112,13 +133,16 @@ class Sandbox:
 
     def close(self) -> None:
         """Kill whatever is left and remove the scratch folder."""
+        self._end()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _end(self) -> None:
         self._control.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Sandbox:
         return self

@@ -58,7 +58,12 @@ def main() -> None:
         importlib.import_module(name)
     sys.path[:] = [path for path in sys.path if path not in configuration["hidden"]]
     del sys.argv[1:]
-    standing = walls.raise_outer(configuration["scratch"], configuration["without"])
+    standing = walls.raise_outer(
+        configuration["scratch"],
+        configuration["without"],
+        configuration["bubblewrap"],
+        configuration["refusals"],
+    )
     if standing.missing and not configuration["unsafe"]:
         wire.send(CONTROL, {"refused": standing.missing, **standing.to_json()})
         return

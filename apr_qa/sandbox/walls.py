@@ -49,13 +49,15 @@ class Walls:
     """Folder for scratch folders, where no mount namespace gives each process its own."""
     refusals: tuple[str, ...] = ()
     """What the kernel did not allow, with its words."""
+    bubblewrap: bool = False
+    """Whether all of this stands inside of bubblewrap."""
 
     @property
     def missing(self) -> list[str]:
         """Name what nothing isolates."""
         held = {
-            "files": self.mounts or self.landlock > 0,
-            "network": self.network or self.seccomp,
+            "files": self.mounts or self.landlock > 0 or self.bubblewrap,
+            "network": self.network or self.seccomp or self.bubblewrap,
             "processes": self.processes or self.seccomp,
         }
         return [name for name, is_held in held.items() if not is_held]
@@ -64,14 +66,23 @@ class Walls:
         return {**asdict(self), "missing": self.missing}
 
 
-def raise_outer(scratch: str, without: Sequence[str]) -> Walls:
+def raise_outer(
+    scratch: str, without: Sequence[str], bubblewrap: bool = False, refusals: Sequence[str] = ()
+) -> Walls:
     """Raise what holds for all trials; the next child is the first of its process-id namespace.
 
-    ``without`` names what to leave out: privileges, namespaces, landlock, seccomp.
+    ``without`` names what to leave out: privileges, namespaces, landlock, seccomp. ``bubblewrap`` says that it
+    stands around this process, ``refusals`` why it does not.
     """
     if "privileges" in without:
         kernel.drop_capabilities()
-    walls = Walls(scratch=scratch, first_uid=_first_uid(), readable=tuple(_library_folders()))
+    walls = Walls(
+        scratch=scratch,
+        first_uid=_first_uid(),
+        readable=tuple(_library_folders()),
+        refusals=tuple(refusals),
+        bubblewrap=bubblewrap,
+    )
     if "namespaces" not in without:
         _enter_namespaces(walls)
     if not walls.mounts and not _readable_by_all(walls.readable):
