@@ -23,6 +23,15 @@ def main() -> None:
 
         print(f"error: {refused(refusal)}", file=sys.stderr)  # noqa: T201 - the only place errors are printed
         sys.exit(refusal.exit_code)
+    except ModuleNotFoundError as missing:
+        from apr_qa import extras
+
+        cure = extras.cure(missing.name or "")
+        if not cure:
+            _report_bug()
+            sys.exit(EXIT_BUG)
+        print(f"error: this needs {missing.name}, which is not installed; {cure}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_ENVIRONMENT)
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_INTERRUPTED)

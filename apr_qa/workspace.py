@@ -6,12 +6,14 @@ Sources are never written to; whatever is made from them lives here and can be d
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from apr_qa import __version__
+from apr_qa import __version__, cache, file_hash
 from apr_qa.errors import ModelUnavailable
 from apr_qa.vocabulary import digest
 
@@ -26,15 +28,31 @@ def root() -> Path:
     override = os.environ.get("APR_QA_CACHE")
     if override:
         return Path(override)
-    from platformdirs import user_cache_path
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "apr-qa"
+    stated = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
+    return (Path(stated) if os.path.isabs(stated) else Path.home() / ".cache") / "apr-qa"  # noqa: PTH117 - empty is none
 
-    return user_cache_path("apr-qa")
+
+MAKERS = {"gguf": ("gguf", "llama-cpp-python")}
+"""Format -> packages whose release decides what a conversion to it looks like."""
 
 
 def derived_path(source_sha256: str, format_name: str, quantization: str) -> Path:
     """Return where a derived artifact lives: the name says all that its content depends on."""
-    key = digest(source_sha256, format_name, quantization, __version__)
-    return root() / "artifacts" / key / f"model{SUFFIXES[format_name]}"
+    makers = [_release(package) for package in MAKERS.get(format_name, ())]
+    key = digest(source_sha256, format_name, quantization, __version__, makers)
+    cache.announce(root())
+    folder = root() / "artifacts" / key
+    cache.touch(folder)
+    return folder / f"model{SUFFIXES[format_name]}"
+
+
+def _release(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def artifact_files(path: Path) -> list[Path]:
@@ -48,6 +66,7 @@ def artifact_files(path: Path) -> list[Path]:
 
 def content_sha256(path: Path) -> str:
     """Return SHA-256 of a single file, or over names and hashes of the files of a folder."""
+    cache.announce(root())
     files = artifact_files(path)
     if not files:
         raise ModelUnavailable("holds no model file", where=str(path))
@@ -61,8 +80,7 @@ def _manifest(files: Iterable[Path]) -> str:
 
 
 def _file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_hash.sha256(file, root() / "hashes")
 
 
 def remove(path: Path) -> None:

@@ -13,6 +13,7 @@ from apr_qa.backends import BACKENDS, Mute, Session
 from apr_qa.containers.packed_weights import unpacked
 from apr_qa.conversion.architectures import ARCHITECTURES, EMBEDDING, HEAD, expected_shapes, require
 from apr_qa.errors import AprQaError, Inapplicable, MalformedFile
+from apr_qa.extras import NotInstalled
 from apr_qa.formats import FORMATS, OpenModel, sniff
 from apr_qa.inspecting import self_description, tokenizer_probe
 from apr_qa.inspecting.checks import CHECKS
@@ -229,7 +230,7 @@ class Inspection(Mute):
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return tokenizer_probe.load(self.model)
+        return tokenizer_probe.shared(self.model)
 
     def tokenizer(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
@@ -241,6 +242,8 @@ class Inspection(Mute):
         }
         try:
             tokenizer = self._tokenizer
+        except NotInstalled:
+            raise
         except Inapplicable:
             return {**facts, "present": False}
         except MalformedFile as error:

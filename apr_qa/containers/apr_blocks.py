@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from apr_qa.containers.byte_layout import CHUNK_ELEMENTS, ELEMENT_BYTES, float_chunks, to_float32
+from apr_qa.containers.ggml_blocks import dequantised
 from apr_qa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _READINGS: dict[int, tuple[str, ...]] = {
 QUANTIZED = frozenset({*BLOCKS, Q8})
 _SMALLEST_SCALE = 6.1e-5
 """Below it (the smallest normal half) other readers take the scale of a q4 block as zero."""
-_CHUNK_BLOCKS = 2**14
+_CHUNK_BLOCKS = 2**13
 
 
 def resolve(code: int, shape: tuple[int, ...], size: int) -> str | None:
@@ -92,12 +93,7 @@ def decode(payload: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -
             scaled *= payload[:Q8_SCALE_BYTES].view("<f4")
             return scaled.reshape(shape)
         values, block_bytes = BLOCKS[dtype]
-        blocks = payload.reshape(-1, block_bytes)
-        flat = np.empty(len(blocks) * values, np.float32)
-        for start in range(0, len(blocks), _CHUNK_BLOCKS):
-            part = blocks[start : start + _CHUNK_BLOCKS]
-            decoded = _q4_values(part) if dtype == "q4" else _ggml_values(part, dtype)
-            flat[start * values : start * values + decoded.size] = decoded
+        flat = _q4_values(payload.reshape(-1, block_bytes)) if dtype == "q4" else dequantised(payload, dtype)
     columns = shape[-1] if shape else 1
     padded = -(-columns // values) * values
     if dtype != "q4" and columns % values and flat.size * columns == count * padded:
@@ -115,16 +111,17 @@ def encode(array: Any, dtype: str, name: str) -> Iterator[npt.NDArray[Any]]:
         yield from float_chunks(array, dtype, name)
 
 
-def _ggml_values(blocks: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.float32]:
-    import gguf
-
-    # One long row: the package loops in Python over groups of sixteen rows.
-    kind = gguf.GGMLQuantizationType[dtype.upper()]
-    values: npt.NDArray[np.float32] = gguf.quants.dequantize(blocks.reshape(1, -1), kind).reshape(-1)
-    return values
-
-
 def _q4_values(blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    import numpy as np
+
+    flat = np.empty(len(blocks) * 32, np.float32)
+    for start in range(0, len(blocks), _CHUNK_BLOCKS):
+        part = blocks[start : start + _CHUNK_BLOCKS]
+        flat[start * 32 : (start + len(part)) * 32] = _q4_piece(part)
+    return flat
+
+
+def _q4_piece(blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     import numpy as np
 
     scales = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)

@@ -15,6 +15,7 @@ from apr_qa.containers.gguf_vocabulary import (
     tokenizer_config_from_gguf,
 )
 from apr_qa.containers.model_folder import default_template
+from apr_qa.containers.repeated import repeated
 from apr_qa.containers.tokenizer_shape import check_tokenizer
 from apr_qa.conversion.pretokenizers import name_of
 from apr_qa.conversion.tokenizer_rules import tokenizer_from_gguf
@@ -61,7 +62,7 @@ def read_tokenizer(metadata: Mapping[str, Any], architecture: str, where: str) -
         return EmbeddedTokenizer(whole, settings, template)
     if not (metadata.get(VOCABULARY) and metadata.get(MERGES)):
         return EmbeddedTokenizer(None, settings, template, problems=("no tokenizer is embedded",))
-    if len(set(metadata[VOCABULARY])) != len(metadata[VOCABULARY]):
+    if repeated(metadata[VOCABULARY]) is not None:
         doubt = f"{VOCABULARY} holds a token twice, so the tokenizer cannot be rebuilt"
         return EmbeddedTokenizer(None, settings, template, problems=(doubt,))
     return _rebuilt(metadata, architecture, settings, template)

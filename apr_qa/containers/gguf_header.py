@@ -11,18 +11,21 @@ import math
 import mmap
 import re
 import struct
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from apr_qa.containers.file_access import open_binary
+from apr_qa.containers.ggml_types import TYPES
+from apr_qa.containers.memory_bill import Bill
 from apr_qa.errors import MalformedFile, ModelUnavailable
 
 MAGIC = b"GGUF"
-MAX_STRING_BYTES = 64 << 20
+MAX_STRING_BYTES = 16 << 20
+"""Of one text. The longest that models have are chat templates."""
 MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 1 << 20
 MAX_ARRAY_ITEMS = 1 << 24
 MAX_STRINGS = 1_500_000
@@ -40,6 +43,9 @@ _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _LENGTH = struct.Struct("<Q")
 _LONGEST_MESSAGE = 600
+_TENSOR_BYTES, _KEY_BYTES = 600, 200
+"""What one of each takes in memory, about."""
+_UNPAID_BYTES, _UNPAID_TEXTS = 1 << 20, 1 << 14
 _SHOWN = 80
 _PRINTABLE = re.compile(r"[ -~]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -88,14 +94,6 @@ def read_header(path: Path) -> Header:
         ) from error
 
 
-@cache
-def type_sizes() -> Mapping[int, tuple[str, int, int]]:
-    """Return {type number: (lower-case name, elements per block, bytes per block)} of all ggml types."""
-    from gguf.constants import GGML_QUANT_SIZES
-
-    return {int(kind): (kind.name.lower(), *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
-
-
 def _refuse(path: Path, what: str) -> NoReturn:
     raise MalformedFile(
         what[:_LONGEST_MESSAGE],
@@ -110,6 +108,7 @@ class _Parser:
         self.position = 0
         self.damaged: dict[str, tuple[int, ...]] = {}
         self.strings_left = MAX_STRINGS
+        self.bill = Bill(size)
 
     def header(self) -> Header:
         version = self.preamble()
@@ -117,6 +116,7 @@ class _Parser:
         left = self.size - self.position
         self.expect_room("tensor", tensor_count, _MIN_TENSOR_INFO, left, MAX_TENSORS)
         self.expect_room("metadata key", key_count, _MIN_KEY_VALUE, left, MAX_KEYS)
+        self.bill.pay(tensor_count * _TENSOR_BYTES + key_count * _KEY_BYTES, self.path.name)
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = self.key()
@@ -252,15 +252,30 @@ class _Parser:
         # One at a time: two lists of a whole vocabulary would take twice the memory.
         texts: list[str] = []
         damaged: list[int] = []
+        paid = unpaid = 0
         for index, item in enumerate(raw):
+            unpaid += len(item)
+            if unpaid > _UNPAID_BYTES or index - paid > _UNPAID_TEXTS:
+                paid, unpaid = self.pay(texts, paid, unpaid), 0
             try:
                 texts.append(item.decode())
             except UnicodeDecodeError:
                 texts.append(item.decode(errors="replace"))
                 damaged.append(index)
+        self.pay(texts, paid, unpaid)
         if damaged:
             self.damaged[key] = tuple(damaged)
         return texts
+
+    def pay(self, texts: list[str], since: int, raw_bytes: int) -> int:
+        """Pay for the texts from number ``since`` on; return how many are paid for."""
+        new = texts[since:]
+        # At most four bytes a character, and what a text takes without any. Looked at closely only where that matters.
+        cost = 4 * raw_bytes + 76 * len(new)
+        if cost > self.bill.left // 2 and raw_bytes <= _UNPAID_BYTES:
+            cost = sum(map(sys.getsizeof, new)) + 9 * len(new)
+        self.bill.pay(cost, self.path.name)
+        return len(texts)
 
     def alignment(self, metadata: Mapping[str, Any]) -> int:
         alignment = int(metadata.get(_ALIGNMENT, 32))
@@ -278,9 +293,9 @@ class _Parser:
             self.refuse(f"tensor {name!r} has {count} dimensions; 1 to {MAX_DIMS} are allowed")
         shape = tuple(reversed([self.number("Q") for _ in range(count)]))
         kind, offset = self.number("I"), self.number("Q")
-        if kind not in type_sizes():
+        if kind not in TYPES:
             self.refuse(f"tensor {name!r} has the unknown type {kind}")
-        dtype, block, block_bytes = type_sizes()[kind]
+        dtype, block, block_bytes = TYPES[kind]
         elements = math.prod(shape)
         if not 0 < elements < 1 << 63:
             self.refuse(f"tensor {name!r} has the impossible shape {list(shape)}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from apr_qa.containers.repeated import repeated
 from apr_qa.conversion.pretokenizers import PRETOKENIZERS
 from apr_qa.errors import MalformedFile
 
@@ -61,8 +61,8 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> GgufVocabulary | None:
     merges = keys.pop("merges", [])
     if not isinstance(merges, list):
         raise MalformedFile("tokenizer.ggml.merges is not an array of strings")
-    if len(set(tokens)) != len(tokens):
-        twice = Counter(tokens).most_common(1)[0][0]
+    twice = repeated(tokens)
+    if twice is not None:
         raise MalformedFile(f"the token {twice!r} occurs twice in the vocabulary")
     return GgufVocabulary(str(keys.get("model", "")), tokens, types, merges, scores, keys)
 

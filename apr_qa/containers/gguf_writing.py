@@ -16,6 +16,7 @@ from apr_qa.conversion import architectures
 from apr_qa.conversion.rotary import ROPE_FACTORS, WAY_OUT, rope_factors, rope_of
 from apr_qa.conversion.tokenizer_rules import gguf_from_tokenizer
 from apr_qa.errors import UnsupportedArchitecture, UsageError
+from apr_qa.extras import not_installed
 from apr_qa.formats import ModelContent
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def write_gguf(path: Path, content: ModelContent) -> None:
     Raises UnsupportedArchitecture for an architecture, rotary scaling or tokenizer that has no GGUF
     form, and UsageError for another dtype or values that the dtype cannot hold.
     """
-    from gguf import GGUFWriter
+    try:
+        from gguf import GGUFWriter
+    except ImportError:
+        raise not_installed("gguf") from None
 
     architecture = architectures.require(content.config)
     stored = [_Stored.of(name, content) for name in content.names]

@@ -8,6 +8,7 @@ from typing import Any
 
 from apr_qa.containers.byte_layout import FLOAT_NAMES
 from apr_qa.containers.file_access import file_size, open_binary, require_inside
+from apr_qa.containers.memory_bill import Bill
 from apr_qa.containers.strict_json import dump_bytes, read_object
 from apr_qa.containers.tokenizer_shape import check_tokenizer
 from apr_qa.errors import MalformedFile
@@ -38,13 +39,17 @@ class Companions:
     """What a gate may object to although the reader does not."""
 
 
-def read_companions(folder: Path) -> Companions:
-    """Read what is there; an absent file is a recorded problem, an unparsable one raises MalformedFile."""
+def read_companions(folder: Path, bill: Bill | None = None) -> Companions:
+    """Read what is there; an absent file is a recorded problem, an unparsable one raises MalformedFile.
+
+    ``bill`` pays for the content; without one the files may cost what their own size allows.
+    """
     files = tuple(path for path in (folder / name for name in COMPANIONS) if path.is_file())
     for path in files:
         require_inside(path, folder)
     found = {path.name: path for path in files}
-    parsed = {name: read_object(path) for name, path in found.items() if name != TEMPLATE}
+    bill = bill or Bill(sum(file_size(path) for path in files))
+    parsed = {name: read_object(path, bill) for name, path in found.items() if name != TEMPLATE}
     tokenizer_config = parsed.get(TOKENIZER_CONFIG, {})
     return Companions(
         files=files,

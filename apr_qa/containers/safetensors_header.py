@@ -12,13 +12,18 @@ from typing import Any
 
 from apr_qa.containers.byte_layout import CONTROL, ELEMENT_BYTES, PACKED_BITS, aligned, count_elements
 from apr_qa.containers.file_access import file_size, open_binary
-from apr_qa.containers.strict_json import dump_bytes, parse_object
+from apr_qa.containers.json_stream import enter
+from apr_qa.containers.memory_bill import Bill, weight
+from apr_qa.containers.strict_json import dump_bytes, object_parts
 from apr_qa.errors import MalformedFile
 from apr_qa.formats import TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the reference implementation."""
 LENGTH_BYTES = 8
+METADATA = "__metadata__"
+_TENSOR_BYTES = 400
+"""What one tensor takes in memory, long names excepted: their text has been paid for."""
 MAX_NAME_CHARACTERS = 4096
 _NAMES_IN_MESSAGE = 200
 _SIGNS_PER_TENSOR, _FREE_SIGNS = 16, 2**18
@@ -34,29 +39,44 @@ DTYPES = {
 _STORED = {name: code for code, name in DTYPES.items()}
 
 
-def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Return the tensors and the ``__metadata__`` of one file; raises MalformedFile."""
+def read_header(path: Path, bill: Bill | None = None) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return the tensors and the ``__metadata__`` of one file; raises MalformedFile.
+
+    ``bill`` pays for what is returned; without one it may cost what the size of the file allows.
+    """
     size = file_size(path)
     with open_binary(path) as handle:
         length = _header_length(handle.read(LENGTH_BYTES), size, path.name)
         text = handle.read(length)
-    stripped = text.rstrip(b" ")
-    if not (stripped.startswith(b"{") and stripped.endswith(b"}")):
+    text = text.rstrip(b" ")
+    if not (text.startswith(b"{") and text.endswith(b"}")):
         raise MalformedFile(
             "the header is no JSON object padded with spaces only", where=path.name, fix="write the file anew"
         )
-    _check_density(stripped, path.name)
-    entries = parse_object(stripped, path.name)
-    metadata = _string_map(entries.pop("__metadata__", None), path.name)
+    _check_density(text, path.name)
+    bill = bill or Bill(size)
+    bill.pay(len(text), path.name)
     data_start = LENGTH_BYTES + length
-    tensors = {name: _tensor(name, entry, path, data_start) for name, entry in entries.items()}
+    tensors: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] | None = None
+    for part, paid in object_parts(text, path.name, bill=bill):
+        if METADATA in part:
+            if metadata is not None:
+                raise MalformedFile(f"the JSON key {METADATA!r} appears twice", where=path.name)
+            if not paid:
+                bill.pay(weight(part[METADATA]), path.name)
+            metadata = _string_map(part.pop(METADATA), path.name)
+        bill.pay(len(part) * _TENSOR_BYTES, path.name)
+        found = {name: _tensor(name, entry, path, data_start) for name, entry in part.items()}
+        enter(tensors, found, path.name)
+    bill.left += len(text)
     _check_coverage(tensors.values(), data_start, size, path.name)
-    return tensors, metadata
+    return tensors, metadata or {}
 
 
 def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
     """Return length and header for (name, dtype, shape) stored back to back, payloads 8-byte aligned."""
-    entries: dict[str, Any] = {"__metadata__": metadata}
+    entries: dict[str, Any] = {METADATA: metadata}
     end = 0
     for name, dtype, shape in tensors:
         begin, end = end, end + count_elements(shape, name) * ELEMENT_BYTES[dtype]

@@ -7,34 +7,93 @@ second one is an error.
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from apr_qa.containers.file_access import file_size, open_binary
+from apr_qa.containers.json_stream import PIECE_BYTES, Stream, enter
+from apr_qa.containers.json_structure import Text
+from apr_qa.containers.memory_bill import Bill, weight
 from apr_qa.errors import MalformedFile
 
 MAX_DEPTH = 64
 MAX_FILE_BYTES = 256 * 2**20
-FREE_CONTAINERS = 2**19
-BYTES_PER_CONTAINER = 32
-"""An empty list takes 64 bytes of memory and 3 of text. Model files have one object or list for each merge of a
-tokenizer, and three for each tensor of a header: far fewer than this allows."""
+_BLOCK = 1 << 20
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_COSTS = ((b"{", 184), (b"[", 64), (b":", 150), (b",", 72))
+"""What one sign of the text can stand for in bytes of memory, at most."""
 
 
-def parse_object(text: bytes, where: str, *, allow_nonfinite: bool = False) -> dict[str, Any]:
+def parse_object(
+    text: Text, where: str, *, allow_nonfinite: bool = False, bill: Bill | None = None
+) -> dict[str, Any]:
     """Parse a UTF-8 JSON object; raises MalformedFile with the line where the parser stopped.
 
     ``allow_nonfinite`` accepts the literals ``NaN`` and ``Infinity``, which JSON lacks but Python's own
-    writer produces (healthy ``config.json`` files contain them).
+    writer produces (healthy ``config.json`` files contain them). ``bill`` pays for the result; without one the text
+    may cost twice its size and a fixed allowance.
     """
-    containers = text.count(b"{") + text.count(b"[")
-    if containers > FREE_CONTAINERS + len(text) // BYTES_PER_CONTAINER:
-        raise MalformedFile(
-            f"{containers} brackets are more than any model file of this size has", where=where
-        )
+    bill = bill or Bill(len(text))
+    if _most(text) <= bill.left:
+        value = _parsed(text[:], where, allow_nonfinite)
+        if not isinstance(value, dict):
+            raise MalformedFile(f"a JSON object is needed, found {type(value).__name__}", where=where)
+        bill.pay(weight(value), where)
+        return value
+    whole: dict[str, Any] = {}
+    for part, paid in object_parts(text, where, bill=bill, allow_nonfinite=allow_nonfinite):
+        if not paid:
+            bill.pay(weight(part), where)
+        enter(whole, part, where)
+    return whole
+
+
+def object_parts(
+    text: Text, where: str, *, bill: Bill, allow_nonfinite: bool = False
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield the entries of a JSON object, some at a time, and whether ``bill`` has paid for them.
+
+    The caller finds keys that come again in another part; `enter` does. Raises MalformedFile.
+    """
+
+    def parse(part: bytes, place: int) -> Any:
+        return _parsed(part, where, allow_nonfinite, lambda: _lines(text, place))
+
+    stream = Stream(text, where, bill, parse, MAX_DEPTH)
+    begin, end = stream.stripped(0, len(text))
+    if begin == end or text[begin] != ord("{"):
+        raise MalformedFile("a JSON object is needed", where=where)
+    yield from stream.entries(begin, end)
+
+
+def read_object(path: Path, bill: Bill | None = None) -> dict[str, Any]:
+    """Parse the JSON object in a file of at most 256 MiB; raises MalformedFile."""
+    size = file_size(path)
+    if size > MAX_FILE_BYTES:
+        raise MalformedFile(f"{size} bytes of JSON, limit {MAX_FILE_BYTES}", where=path.name)
+    with open_binary(path) as handle:
+        if size <= PIECE_BYTES:
+            # A buffered reader allocates what it is asked for, not what is there.
+            return parse_object(handle.read(size), path.name, allow_nonfinite=True, bill=bill)
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return parse_object(text, path.name, allow_nonfinite=True, bill=bill)
+
+
+def _most(text: Text) -> int:
+    """Return what the tree of a text and the text itself can take in memory, at most."""
+    blocks = (text[at : at + _BLOCK] for at in range(0, len(text), _BLOCK))
+    most: int = 8 * len(text) + sum(cost * block.count(sign) for block in blocks for sign, cost in _COSTS)
+    return most
+
+
+def _parsed(
+    text: bytes, where: str, allow_nonfinite: bool, lines_before: Callable[[], int] | None = None
+) -> Any:
+    """Parse any JSON text that is small enough; raises MalformedFile."""
     try:
         decoded = text.decode("utf-8")
         value = json.loads(
@@ -43,29 +102,24 @@ def parse_object(text: bytes, where: str, *, allow_nonfinite: bool = False) -> d
             parse_constant=None if allow_nonfinite else lambda word: _no_constant(word, where),
         )
     except json.JSONDecodeError as error:
+        line = error.lineno + (lines_before() if lines_before else 0)
         raise MalformedFile(
-            f"not valid JSON: {error.msg} (column {error.colno})", where=f"{where}:{error.lineno}"
+            f"not valid JSON: {error.msg} (column {error.colno})", where=f"{where}:{line}"
         ) from None
     except RecursionError:
         raise MalformedFile("JSON is nested too deeply", where=where) from None
     except ValueError as error:
         raise MalformedFile(f"not valid JSON text: {str(error)[:200]}", where=where) from None
-    if not isinstance(value, dict):
-        raise MalformedFile(f"a JSON object is needed, found {type(value).__name__}", where=where)
-    _check_depth(value, where)
+    if isinstance(value, dict | list) and lines_before is None:
+        _check_depth(value, where)  # that of a part has been looked at with its whole
     if _SURROGATE.search(decoded):
         _check_surrogates(value, where)
     return value
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Parse the JSON object in a file of at most 256 MiB; raises MalformedFile."""
-    size = file_size(path)
-    if size > MAX_FILE_BYTES:
-        raise MalformedFile(f"{size} bytes of JSON, limit {MAX_FILE_BYTES}", where=path.name)
-    with open_binary(path) as handle:
-        # A buffered reader allocates what it is asked for, not what is there.
-        return parse_object(handle.read(size), path.name, allow_nonfinite=True)
+def _lines(text: Text, end: int) -> int:
+    """Return the number of line ends before a place."""
+    return sum(text[at : min(end, at + _BLOCK)].count(b"\n") for at in range(0, end, _BLOCK))
 
 
 def dump_bytes(value: dict[str, Any], *, indent: int | None = None) -> bytes:
@@ -89,7 +143,7 @@ def _no_constant(word: str, where: str) -> float:
     raise MalformedFile(f"{word} is no JSON value", where=where)
 
 
-def _check_depth(value: dict[str, Any], where: str) -> None:
+def _check_depth(value: Any, where: str) -> None:
     # json.loads alone stops at the interpreter's recursion limit, which later walks would hit as well.
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
@@ -104,7 +158,7 @@ def _check_depth(value: dict[str, Any], where: str) -> None:
     raise MalformedFile(f"JSON is nested deeper than {MAX_DEPTH} levels", where=where)
 
 
-def _check_surrogates(value: dict[str, Any], where: str) -> None:
+def _check_surrogates(value: Any, where: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:

@@ -33,7 +33,8 @@ from apr_qa.containers.apr_tokenizer import (
     tokenizer_metadata,
 )
 from apr_qa.containers.byte_layout import check_shape, count_elements, dominant
-from apr_qa.containers.file_access import MappedFiles, first_bytes, replacing_file
+from apr_qa.containers.file_access import MappedFiles, file_size, first_bytes, replacing_file
+from apr_qa.containers.memory_bill import Bill
 from apr_qa.containers.model_folder import stated_dtype
 from apr_qa.containers.strict_json import dump_bytes, parse_object
 from apr_qa.conversion.architectures import HEAD, interleaved_heads, separate_rows
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_TENSOR_BYTES = 600
+"""What one tensor of the index takes in memory, as read and as told."""
 _GGUF_ORDER = "transformer_lm_q4k"
 """``model_type`` of the one writer that keeps GGUF's order of dimensions, contiguous one first."""
 _QUANTIZATION = {"q8": ("Q8", 8, None), "q4": ("Q4", 4, 32)}
@@ -108,7 +111,11 @@ class AprFormat:
     def open(self, path: Path) -> AprModel:
         """Check header, index, padding and checksums; raises MalformedFile or ModelUnavailable."""
         container = read_container(path)
-        metadata = normalised(parse_object(container.metadata, f"{path.name}: metadata"), path.name)
+        bill = Bill(file_size(path))
+        bill.pay(len(container.metadata) + _TENSOR_BYTES * len(container.entries), path.name)
+        metadata = normalised(
+            parse_object(container.metadata, f"{path.name}: metadata", bill=bill), path.name
+        )
         tensors = _tensors(path, container, metadata)
         config = config_from_metadata(metadata, set(tensors))
         architecture = config.get("model_type")

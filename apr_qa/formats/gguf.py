@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from apr_qa.containers.byte_layout import to_float32
 from apr_qa.containers.file_access import MappedFiles, first_bytes, is_file
+from apr_qa.containers.ggml_blocks import dequantised
+from apr_qa.containers.ggml_types import FILE_TYPES
 from apr_qa.containers.gguf_header import MAGIC, Header, read_header
 from apr_qa.containers.gguf_vocabulary import (
     STOPS,
@@ -187,36 +189,22 @@ def _tensors(headers: Mapping[Path, Header]) -> dict[str, TensorInfo]:
 
 
 def _decoded(payload: npt.NDArray[np.uint8], info: TensorInfo) -> npt.NDArray[np.float32]:
-    import numpy as np
-
     if info.dtype in _PLAIN:
         return to_float32(payload, info.dtype, info.shape)
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
     try:
-        with np.errstate(all="ignore"):
-            rows = payload.reshape(prod(info.shape[:-1]), -1)
-            values = dequantize(rows, GGMLQuantizationType[info.dtype.upper()])
-    except NotImplementedError as error:
-        raise UnsupportedArchitecture(
-            f"type {info.dtype} cannot be decoded", where=info.stored_name
-        ) from error
-    return np.asarray(values, dtype=np.float32).reshape(info.shape)
+        return dequantised(payload, info.dtype).reshape(info.shape)
+    except UnsupportedArchitecture as error:
+        error.where = info.stored_name
+        raise
 
 
 def _quantization(file_type: Any, tensors: Iterable[TensorInfo]) -> str:
     """Return the name of ``general.file_type`` where the tensors bear it out, else their dominant type."""
-    from gguf import LlamaFileType
-
     weight: Counter[str] = Counter()
     for info in tensors:
         if len(info.shape) > 1:
             weight[info.dtype] += prod(info.shape)
-    names = {
-        int(kind): kind.name.lower().split("_", 1)[1] for kind in LlamaFileType if kind.name != "GUESSED"
-    }
-    label = names.get(file_type, "") if isinstance(file_type, int) else ""
+    label = FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else ""
     kind = re.sub(r"_k_[sml]$", "_k", label)
     # A mixture of types is called after one that need not be the largest: a quarter bears the name out.
     if 4 * (weight[kind] + weight[_NARROW.get(kind, "")]) >= weight.total() > 0:

@@ -15,7 +15,15 @@ from apr_qa.containers.byte_layout import (
     float_chunks,
     to_float32,
 )
-from apr_qa.containers.file_access import MappedFiles, creating_folder, first_bytes, is_file, require_inside
+from apr_qa.containers.file_access import (
+    MappedFiles,
+    creating_folder,
+    file_size,
+    first_bytes,
+    is_file,
+    require_inside,
+)
+from apr_qa.containers.memory_bill import Bill
 from apr_qa.containers.model_folder import CONFIG, read_companions, write_companions
 from apr_qa.containers.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, header_bytes, read_header
 from apr_qa.containers.strict_json import dump_bytes, parse_object, read_object
@@ -87,14 +95,15 @@ class SafetensorsFormat:
         index = path / INDEX if is_file(path / INDEX) else None
         if index is not None:
             require_inside(index, folder)
-        weight_map = {} if index is None else _weight_map(index)
+        bill = Bill(_bytes_in(folder) if path.is_dir() else file_size(path))
+        weight_map = {} if index is None else _weight_map(index, bill)
         shards = _shards(path, weight_map) if path.is_dir() else (path,)
-        tensors, header_metadata = _read_shards(shards, folder if path.is_dir() else None)
+        tensors, header_metadata = _read_shards(shards, folder if path.is_dir() else None, bill)
         if index is not None:
             _check_index(weight_map, tensors)
         if not tensors:
             raise MalformedFile("holds no tensors", where=path.name)
-        companions = read_companions(folder)
+        companions = read_companions(folder, bill if path.is_dir() else None)
         architecture = companions.config.get("model_type")
         return SafetensorsModel(
             path=path,
@@ -165,9 +174,14 @@ def _shards(folder: Path, weight_map: dict[str, str]) -> tuple[Path, ...]:
     raise MalformedFile(f"{len(weights)} weight files without {INDEX}", where=folder.name, fix=f"add {INDEX}")
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir() if is_file(path))
+
+
+def _weight_map(index: Path, bill: Bill) -> dict[str, str]:
     """Return tensor name -> shard name; a shard name must be a plain file name beside the index."""
-    weight_map = read_object(index).get("weight_map")
+    weight_map = read_object(index, bill).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise MalformedFile("weight_map is missing or empty", where=index.name)
     for tensor, shard in weight_map.items():
@@ -187,7 +201,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _read_shards(
-    shards: tuple[Path, ...], folder: Path | None
+    shards: tuple[Path, ...], folder: Path | None, bill: Bill
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     missing = [shard.name for shard in shards if not is_file(shard)]
     if missing:
@@ -197,7 +211,7 @@ def _read_shards(
     for shard in shards:
         if folder is not None:
             require_inside(shard, folder)
-        found, extra = read_header(shard)
+        found, extra = read_header(shard, bill)
         twice = sorted(found.keys() & tensors.keys())
         if twice:
             raise MalformedFile(f"tensors are in an earlier shard too: {_some(twice)}", where=shard.name)

@@ -25,6 +25,11 @@ _BLOCKS: dict[str, tuple[int, tuple[int, ...]]] = {
     **{"tq1_0": (54, (52,)), "tq2_0": (66, (64,)), "q4": (18, (0,))},
 }
 """Type -> bytes of a block, and where in it half-precision scales and minima are."""
+_MULTIPLES: dict[str, tuple[int, ...]] = {
+    **{"q4_0": (8,), "q4_1": (15, 1), "q5_0": (16,), "q5_1": (31, 1), "q8_0": (128,), "iq4_nl": (127,)},
+    **{"q2_k": (45, 15), "q3_k": (128,), "q4_k": (945, 63), "q5_k": (1953, 63), "q6_k": (4096,)},
+}
+"""Type -> how many times a scale, and a minimum, a value can be at most."""
 _WIDE = {"q8_k": (292, 0)}
 """The same for scales in float32."""
 _PER_TENSOR = "q8"
@@ -49,6 +54,18 @@ def scales(model: OpenModel) -> dict[str, Any]:
         if bad:
             wrong.append({"name": name, "dtype": info.dtype, "count": bad, "first": first})
     return {"wrong": wrong[:SHOWN], "count": len(wrong), "scales": looked_at}
+
+
+def largest_value(model: OpenModel, info: TensorInfo) -> float | None:
+    """Return what no magnitude in a tensor of ggml blocks exceeds; None if a scale is not finite, or none tells."""
+    import numpy as np
+
+    multiples = _MULTIPLES.get(info.dtype, ())
+    total = 0.0
+    for multiple, values in zip(multiples, _scales(model, info), strict=False):
+        low, high = float(values.min()), float(values.max())
+        total += multiple * max(-low, high)
+    return total if multiples and np.isfinite(total) else None
 
 
 def first_scales(model: OpenModel, info: TensorInfo) -> npt.NDArray[np.float32] | None:

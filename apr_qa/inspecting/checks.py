@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apr_qa.families.file_facts import contract_facts
 from apr_qa.formats import OpenModel
 from apr_qa.inspecting import (
     block_scales,
@@ -33,6 +32,13 @@ def origin(model: OpenModel) -> dict[str, Any]:
     return {"format": model.format, "lineage": ", ".join(said)}
 
 
+def _contract(model: OpenModel) -> dict[str, Any]:
+    # Contracts are validated by pydantic, whose import costs more than most checks.
+    from apr_qa.families.file_facts import contract_facts
+
+    return contract_facts(model)
+
+
 _ORIGINS = ("source", "original_format", "provenance")
 
 CHECKS: Mapping[str, Callable[[OpenModel], dict[str, Any]]] = {
@@ -47,7 +53,7 @@ CHECKS: Mapping[str, Callable[[OpenModel], dict[str, Any]]] = {
     "holes": value_patterns.holes,
     "packed": packed_scan.packed,
     "origin": origin,
-    "contract": contract_facts,
+    "contract": _contract,
     "pickles": folder_scan.pickles,
     "remote_code": folder_scan.remote_code,
     "paths": folder_scan.paths,

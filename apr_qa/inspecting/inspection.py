@@ -52,8 +52,9 @@ def at(path: Path) -> Artifact:
 def inspect(path: Path, *, list_tensors: bool = False) -> Inspection:
     """Return header facts and judged file claims of ``path``; every parser runs in a worker."""
     artifact = at(path)
-    header = asking.ask(artifact, "header")
     entries = _answered([plan.file_batch(path.name, artifact, 0)])
+    told = (e.response.facts for e in entries if e.gate_id == plan.HEADER_GATE and e.response)
+    header = next(told, None) or asking.ask(artifact, "header")
     rows = asking.ask(artifact, "tensor_list").get("tensors", []) if list_tensors else []
     return Inspection(header=header, evidence=entries, tensors=tuple(rows))
 

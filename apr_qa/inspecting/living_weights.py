@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from apr_qa.comparison.generation import stated_ids, token_ids
 from apr_qa.conversion.architectures import EMBEDDING, HEAD
-from apr_qa.formats import OpenModel
-from apr_qa.inspecting import template_scan
+from apr_qa.formats import OpenModel, TensorInfo
+from apr_qa.inspecting import matrix_rows, template_scan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +45,9 @@ _PLAIN = (
 MOST_NEGATIVE = 0.25
 """Share of norm weights that may be zero or less: 0.008 in SmolLM2-135M, 0 in the trained test models."""
 _CHUNK = 1 << 24
+_SAMPLED = 4096
+_AVERAGE_SHARE = 0.02
+"""How far from the average of all rows, in its own length, a row counts as that average."""
 _BIAS = re.compile(r"\.(\d+)\.(.+\.bias)$")
 
 
@@ -82,18 +85,24 @@ def _zero_rows(model: OpenModel, name: str) -> Iterator[int]:
     import numpy as np
 
     info = model.tensors[name]
-    count = info.shape[0]
     if info.dtype in ("f16", "bf16", "f32"):
-        bits = model.raw(name).view("<u4" if info.dtype == "f32" else "<u2").reshape(count, -1)
+        bits = model.raw(name).view("<u4" if info.dtype == "f32" else "<u2").reshape(info.shape[0], -1)
         magnitude = 0x7FFFFFFF if info.dtype == "f32" else 0x7FFF
-        step = max(1, _CHUNK // max(1, bits.shape[1]))
-        for start in range(0, count, step):
-            part = bits[start : start + step]
-            empty = np.flatnonzero(~(part & magnitude).any(axis=1))
-            yield from (start + int(row) for row in empty)
+        # One value tells of nearly all rows that they are not empty.
+        suspects = np.flatnonzero((bits[:, 0] & magnitude) == 0)
+        step = max(1, _CHUNK // bits.shape[1])
+        for start in range(0, len(suspects), step):
+            part = suspects[start : start + step]
+            yield from (int(row) for row in part[~(bits[part] & magnitude).any(axis=1)])
         return
-    values = model.read(name)
-    yield from (int(row) for row in np.flatnonzero(~values.any(axis=1)))
+    blocks = matrix_rows.first_blocks(model, info)
+    if blocks is None:
+        values = model.read(name)
+        yield from (int(row) for row in np.flatnonzero(~values.any(axis=1)))
+        return
+    suspects = np.flatnonzero(~blocks.any(axis=1))
+    values = matrix_rows.decoded(model, info, suspects)
+    yield from (int(row) for row in suspects[~values.any(axis=1)])
 
 
 def template_tokens(model: OpenModel) -> dict[str, Any]:
@@ -111,18 +120,17 @@ def template_tokens(model: OpenModel) -> dict[str, Any]:
     used = {text: number for text, number in used.items() if number < info.shape[0]}
     if not used:
         return {"tokens": 0, "untrained": []}
-    values = model.read(EMBEDDING)
-    picked = values[list(used.values())]
-    return {"tokens": len(used), "untrained": _untrained(picked, values, list(used))[:SHOWN]}
+    return {"tokens": len(used), "untrained": _untrained(model, info, used)[:SHOWN]}
 
 
-def _untrained(
-    picked: npt.NDArray[np.float32], values: npt.NDArray[np.float32], texts: list[str]
-) -> list[str]:
+def _untrained(model: OpenModel, info: TensorInfo, used: Mapping[str, int]) -> list[str]:
+    """Return what is wrong with the rows of tokens: all zero, one for two tokens, or the average of all rows."""
     import numpy as np
 
+    texts = list(used)
+    picked = matrix_rows.decoded(model, info, np.array(list(used.values())))
     lengths = np.linalg.norm(picked, axis=1)
-    mean = values.mean(axis=0, dtype=np.float64)
+    average = _near_average(model, info, picked, _AVERAGE_SHARE * lengths)
     found = []
     for number, text in enumerate(texts):
         apart = np.linalg.norm(picked - picked[number], axis=1)
@@ -131,9 +139,36 @@ def _untrained(
             found.append(f"{text}: all zero")
         elif apart.min() == 0:
             found.append(f"{text}: the row of {texts[int(apart.argmin())]}")
-        elif np.linalg.norm(picked[number] - mean) < 0.02 * lengths[number]:
+        elif average[number]:
             found.append(f"{text}: the average of all rows")
     return found
+
+
+def _near_average(
+    model: OpenModel,
+    info: TensorInfo,
+    picked: npt.NDArray[np.float32],
+    limits: npt.NDArray[np.float32],
+) -> npt.NDArray[np.bool_]:
+    """Say which rows are within ``limits`` of the average of all rows.
+
+    A sample of rows settles it unless a row is within the sample's error of the limit; only then all are read.
+    """
+    import numpy as np
+
+    count = info.shape[0]
+    some = np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64)
+    sample = matrix_rows.decoded(model, info, some).astype(np.float64)
+    with np.errstate(all="ignore"):
+        mean = sample.mean(axis=0)
+        error = np.sqrt(np.sum(sample.var(axis=0)) / len(sample))
+        distances = np.linalg.norm(picked - mean, axis=1)
+        if count > _SAMPLED and not np.all(distances > limits + 8 * error):
+            parts = (np.arange(start, min(count, start + _SAMPLED)) for start in range(0, count, _SAMPLED))
+            sums = [matrix_rows.decoded(model, info, part).sum(axis=0, dtype=np.float64) for part in parts]
+            distances = np.linalg.norm(picked - np.sum(sums, axis=0) / count, axis=1)
+    near: npt.NDArray[np.bool_] = distances < limits
+    return near
 
 
 def vectors(model: OpenModel) -> dict[str, Any]:

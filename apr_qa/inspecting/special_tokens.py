@@ -8,6 +8,7 @@ from typing import Any
 
 from apr_qa.comparison.generation import ids_of, stated_ids, token_ids, token_text
 from apr_qa.errors import AprQaError
+from apr_qa.extras import NotInstalled
 from apr_qa.formats import OpenModel
 from apr_qa.inspecting import template_scan, tokenizer_probe
 from apr_qa.inspecting.turn_ends import TURN_ENDS
@@ -34,7 +35,9 @@ def special_tokens(model: OpenModel) -> dict[str, Any]:
     Looked at are the tokens that the settings name, and what the chat template writes in the shape of one.
     """
     try:
-        tokenizer = tokenizer_probe.load(model)
+        tokenizer = tokenizer_probe.shared(model)
+    except NotInstalled:
+        raise
     except AprQaError:
         return {"present": False}
     known = token_ids(model)
@@ -163,7 +166,9 @@ def beginning(model: OpenModel) -> dict[str, Any]:
         "in_turns": 0,
     }
     try:
-        tokenizer = tokenizer_probe.load(model)
+        tokenizer = tokenizer_probe.shared(model)
+    except NotInstalled:
+        raise
     except AprQaError:
         return facts
     inner = tokenizer.encode("a", add_special_tokens=False).ids

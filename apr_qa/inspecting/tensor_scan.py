@@ -1,10 +1,23 @@
-"""One pass over all values of a model file: what is not finite, and which matrices are dead."""
+"""One pass over all values of a model file: what is not finite, and which matrices are dead.
+
+Plain floats are looked at as bit patterns, a few hundred kilobytes at a time: without the sign, patterns are in the
+order of magnitudes, and infinity and NaN come last. Blocks are looked at by their scales, and decoded only where
+those could hide something.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 from apr_qa.containers.byte_layout import to_float32
-from apr_qa.formats import OpenModel
+from apr_qa.formats import OpenModel, TensorInfo
+from apr_qa.inspecting import block_scales, matrix_rows
 from apr_qa.vocabulary import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 LARGEST = 1e6
 """No weight of a healthy model is larger: in eight published ones the largest was about a thousand
@@ -12,7 +25,10 @@ LARGEST = 1e6
 LARGEST_HALF = 3e4
 """The same in half precision, which ends at 65504, and in blocks, whose scales are in half precision."""
 _WIDE = ("f64", "f32", "bf16")
-_FLOAT_MASKS = {"f16": ("u2", 0x7C00), "bf16": ("u2", 0x7F80), "f32": ("u4", 0x7F800000)}
+_INFINITY = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F800000}
+"""Plain type -> pattern of infinity; the larger ones are NaN."""
+_CHUNK_BYTES = 1 << 18
+"""What stays in a core's own cache."""
 
 
 class Scan(Record, frozen=True):
@@ -29,6 +45,17 @@ class Scan(Record, frozen=True):
     """Matrices that hold a single value other than zero."""
 
 
+class _Looked(NamedTuple):
+    """What was seen in one tensor."""
+
+    values: int
+    nonfinite: int
+    largest: float
+    """Largest magnitude, or a bound on it that is no absurd one."""
+    constant: float | None = None
+    """The only value that there is."""
+
+
 def scan(model: OpenModel) -> Scan:
     """Look at every value of every floating-point tensor; matrices with one row are not judged dead."""
     nonfinite: list[tuple[str, int]] = []
@@ -39,17 +66,16 @@ def scan(model: OpenModel) -> Scan:
     for name, info in sorted(model.tensors.items()):
         if info.size == 0 or info.dtype.startswith(("i", "u", "bool")):
             continue
-        bad, low, high, count = _extremes(model, name)
-        largest = _largest(model, name) if info.dtype in _FLOAT_MASKS and not bad else max(-low, high)
-        if largest > (LARGEST if info.dtype in _WIDE else LARGEST_HALF):
-            extreme.append((name, largest))
-        values += count
-        if bad:
-            nonfinite.append((name, bad))
+        seen = _look(model, info)
+        values += seen.values
+        if seen.nonfinite:
+            nonfinite.append((name, seen.nonfinite))
+        if seen.largest > (LARGEST if info.dtype in _WIDE else LARGEST_HALF):
+            extreme.append((name, seen.largest))
         if len(info.shape) >= 2 and info.shape[0] > 1:
             matrices += 1
-            if low == high:
-                (zero if low == 0 else constant).append(name)
+            if seen.constant is not None:
+                (zero if seen.constant == 0 else constant).append(name)
     return Scan(
         values=values,
         nonfinite=tuple(nonfinite),
@@ -60,36 +86,68 @@ def scan(model: OpenModel) -> Scan:
     )
 
 
-def _extremes(model: OpenModel, name: str) -> tuple[int, float, float, int]:
-    """Return (number of non-finite values, minimum, maximum, number of values) of a tensor."""
+def _look(model: OpenModel, info: TensorInfo) -> _Looked:
+    if info.dtype in _INFINITY:
+        return _plain(model.raw(info.name), info.dtype)
+    return _blocks(model, info) or _decoded(model.read(info.name))
+
+
+def _plain(raw: npt.NDArray[np.uint8], dtype: str) -> _Looked:
+    """Look at the bit patterns of plain floats."""
     import numpy as np
 
-    info = model.tensors[name]
-    bad = 0
-    if info.dtype in _FLOAT_MASKS:
-        # Looking at exponent bits is several times faster than isfinite on 16-bit types.
-        kind, mask = _FLOAT_MASKS[info.dtype]
-        bits = model.raw(name).view(kind)
-        bad = int(np.count_nonzero((bits & mask) == mask))
-        # Two values of different magnitude prove a living matrix; the rare rest is looked at in full.
-        if not bad and bits.size and (int(bits[0]) ^ int(bits[-1])) & mask:
-            return 0, 0.0, 1.0, int(bits.size)
-    values = model.read(name)
-    if info.dtype not in _FLOAT_MASKS:
-        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-    return bad, float(values.min()), float(values.max()), int(values.size)
+    infinity = _INFINITY[dtype]
+    kind = "<u2" if infinity < 1 << 15 else "<u4"
+    bits = raw.view(kind)
+    magnitude = np.iinfo(kind).max >> 1
+    largest = bad = 0
+    for start in range(0, bits.size, _CHUNK_BYTES // bits.itemsize):
+        chunk = bits[start : start + _CHUNK_BYTES // bits.itemsize]
+        # As signed numbers all negative values come before the positive ones, as unsigned ones after them.
+        negative, positive = int(chunk.max()), int(chunk.view(kind.replace("u", "i")).max())
+        highest = max(negative & magnitude if negative > magnitude else 0, positive, 0)
+        if highest < infinity:
+            largest = max(largest, highest)
+            continue
+        patterns = chunk & magnitude
+        wrong = patterns >= infinity
+        bad += int(np.count_nonzero(wrong))
+        largest = max(largest, int(patterns[~wrong].max(initial=0)))
+    pattern = np.asarray([largest], kind)
+    value = float(to_float32(pattern.view(np.uint8), dtype, (1,))[0])
+    return _Looked(bits.size, bad, 0.0 if bad else value, None if bad else _only_value(bits, dtype))
 
 
-def _largest(model: OpenModel, name: str) -> float:
-    """Return the largest magnitude of finite plain floats; among those, bit patterns are in order of magnitude."""
+def _only_value(bits: npt.NDArray[Any], dtype: str) -> float | None:
+    """Return the value that all patterns stand for; None if there are several, or where it is none."""
     import numpy as np
 
-    dtype = model.tensors[name].dtype
-    kind, _ = _FLOAT_MASKS[dtype]
-    bits = model.raw(name).view(kind)
-    # Sign bits out of the way: the magnitudes of negative values come after all positive ones.
-    unsigned, half = np.iinfo(kind).max // 2, np.iinfo(kind).max // 2 + 1
-    negative = bits.max(initial=0)
-    positive = bits.view(kind.replace("u", "i")).max(initial=0)
-    pattern = np.asarray([max(int(negative) & unsigned if negative >= half else 0, int(positive), 0)], kind)
-    return float(to_float32(pattern.view(np.uint8), dtype, (1,))[0])
+    magnitude = np.iinfo(bits.dtype).max >> 1
+    if int(bits[0]) & magnitude != int(bits[-1]) & magnitude:
+        return None
+    values = to_float32(bits[:1].view(np.uint8), dtype, (1,))
+    if values[0] == 0:
+        # The zeros of both signs are one value.
+        return None if np.any(bits & magnitude) else 0.0
+    return float(values[0]) if np.all(bits == bits[0]) else None
+
+
+def _blocks(model: OpenModel, info: TensorInfo) -> _Looked | None:
+    """Look at the scales of ggml blocks and decode a few; None where that does not settle everything."""
+    import numpy as np
+
+    largest = block_scales.largest_value(model, info)
+    if largest is None or largest > LARGEST_HALF:
+        return None
+    probe = matrix_rows.decoded(model, info, np.asarray([0]))
+    if probe.size < 2 or probe.min() == probe.max():
+        return None
+    return _Looked(math.prod(info.shape), 0, largest)
+
+
+def _decoded(values: npt.NDArray[np.float32]) -> _Looked:
+    import numpy as np
+
+    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+    low, high = float(values.min()), float(values.max())
+    return _Looked(values.size, bad, max(-low, high), low if low == high else None)

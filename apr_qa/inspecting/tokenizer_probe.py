@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apr_qa import extras
 from apr_qa.errors import Inapplicable, MalformedFile
 from apr_qa.formats import OpenModel
 
@@ -20,14 +22,35 @@ PROBES = (
 """Texts that every tokenizer of a generative model must carry through encode and decode."""
 
 
+_last: list[tuple[Mapping[str, Any], Any]] = []
+"""The content that was loaded last, and its tokenizer: several checks in a row ask for the same one."""
+
+
 def load(model: OpenModel) -> Any:
     """Return the artifact's tokenizer; raises Inapplicable if it has none, MalformedFile if it does not load."""
-    from tokenizers import Tokenizer
+    content = model.tokenizer
+    return _slow_tokenizer(model.path) if content is None else _loaded(content)
 
-    if model.tokenizer is None:
-        return _slow_tokenizer(model.path)
+
+def shared(model: OpenModel) -> Any:
+    """Return the artifact's tokenizer as `load` does, for readers: nobody may change its settings."""
+    content = model.tokenizer
+    if content is None:
+        return load(model)
+    for known, tokenizer in _last:
+        if known is content:
+            return tokenizer
+    _last[:] = [(content, _loaded(content))]
+    return _last[0][1]
+
+
+def _loaded(content: Mapping[str, Any]) -> Any:
     try:
-        return Tokenizer.from_str(json.dumps(model.tokenizer))
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise extras.not_installed("tokenizers") from None
+    try:
+        return Tokenizer.from_str(json.dumps(content))
     except MemoryError:
         raise
     except Exception as error:  # the library raises bare Exception for any fault

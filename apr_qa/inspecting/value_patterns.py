@@ -75,16 +75,11 @@ def fault_of(rows: npt.NDArray[np.float32], dtype: str) -> str:
     """Say how a sample of rows cannot be what weights look like; empty if they can."""
     import numpy as np
 
-    spreads, middles = [], []
-    for row in rows:
-        magnitudes = np.abs(row[np.isfinite(row) & (row != 0)])
-        if magnitudes.size >= _LEAST_VALUES // 2:
-            low, middle, high = np.quantile(np.log2(magnitudes.astype(np.float64)), (0.25, 0.5, 0.75))
-            spreads.append(high - low)
-            middles.append(middle)
-    if not spreads:
+    quartiles = _quartiles(rows)
+    if not len(quartiles):
         return ""
-    spread, middle = float(np.median(spreads)), float(np.median(middles))
+    spread = float(np.median(quartiles[:, 2] - quartiles[:, 0]))
+    middle = float(np.median(quartiles[:, 1]))
     if spread > MOST_SPREAD:
         return (
             f"its magnitudes spread over 2^{spread:.0f} within a row, as with swapped bytes or another type"
@@ -92,6 +87,23 @@ def fault_of(rows: npt.NDArray[np.float32], dtype: str) -> str:
     if not LEAST_MAGNITUDE < middle < MOST_MAGNITUDE:
         return f"its typical magnitude is 2^{middle:.0f}"
     return _squeezed(rows) if dtype == "f16" and len(rows) > 1 else ""
+
+
+def _quartiles(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the quartiles of log2 of magnitude of every row that has enough finite values other than zero."""
+    import numpy as np
+
+    magnitudes = np.abs(rows)
+    magnitudes[~(np.isfinite(rows) & (rows != 0))] = np.inf
+    counts = np.count_nonzero(np.isfinite(magnitudes), axis=1)
+    enough = counts >= _LEAST_VALUES // 2
+    ordered, counts = np.sort(magnitudes[enough], axis=1), counts[enough]
+    places = (counts - 1)[:, None] * np.array([0.25, 0.5, 0.75])
+    below = places.astype(np.int64)
+    above = np.minimum(below + 1, counts[:, None] - 1)
+    low, high = (np.log2(np.take_along_axis(ordered, at, 1).astype(np.float64)) for at in (below, above))
+    quartiles: npt.NDArray[np.float64] = low + (places - below) * (high - low)
+    return quartiles
 
 
 def _squeezed(rows: npt.NDArray[np.float32]) -> str:
@@ -132,9 +144,13 @@ def _runs(raw: npt.NDArray[np.uint8], info: TensorInfo) -> list[dict[str, int]]:
     import numpy as np
 
     whole = raw.size // _PIECE * _PIECE
-    empty = ~raw[:whole].view(np.uint64).reshape(-1, _PIECE // 8).any(axis=1)
+    pieces = raw[:whole].view(np.uint64).reshape(-1, _PIECE // 8)
+    # One word of each tells of nearly all pieces that they are not empty.
+    empty = pieces[:, 0] == 0
     if not empty.any():
         return []
+    suspects = np.flatnonzero(empty)
+    empty[suspects] = ~pieces[suspects].any(axis=1)
     edges = np.flatnonzero(np.diff(np.concatenate(([0], empty.view(np.int8), [0]))))
     row = info.size // max(1, int(np.prod(info.shape[:-1])))
     runs = []
