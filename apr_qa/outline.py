@@ -11,6 +11,7 @@ from apr_qa.plan import ENGINES, cells
 from apr_qa.playbooks.derivation import is_acceptance
 from apr_qa.playbooks.gate_names import answers
 from apr_qa.playbooks.model import Playbook
+from apr_qa.playbooks.remarks import remarks
 from apr_qa.scenarios import GATE_OF, claims, oracle_settings
 from apr_qa.suite_claims import Questions
 from apr_qa.vocabulary import Claim, Outcome, Response, Target, Tier
@@ -27,7 +28,7 @@ def outline(book: Playbook, tier: Tier) -> dict[str, Any]:
             "cells": [],
             "claims": {"criteria": len(asked_of)},
             "gates": asked_of,
-            "notes": list(book.notes),
+            "notes": list(remarks(book)),
         }
     questions = Questions(book, tier, claims(book, tier))
     kinds: Counter[str] = Counter()
@@ -52,7 +53,7 @@ def outline(book: Playbook, tier: Tier) -> dict[str, Any]:
         "cells": list(cells(book.formats, book.backends, book.modalities)),
         "claims": dict(kinds),
         "gates": sorted({*gates, *(name for gate in book.asked_gates for name in answers(gate))}),
-        "notes": [*book.notes, *disagreements(book), *_unasked(book, set(gates))],
+        "notes": [*remarks(book), *disagreements(book), *_unasked(book, set(gates))],
     }
 
 

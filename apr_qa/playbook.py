@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from apr_qa.playbooks.specification import Skip
 from apr_qa.playbooks.yaml_text import parse
 from apr_qa.vocabulary import Model, Tier
 
-__all__ = ["SCHEMA_FILE", "Playbook", "for_model", "load", "schema", "template"]
+__all__ = ["SCHEMA_FILE", "Playbook", "for_model", "load", "load_all", "schema", "template"]
 
 SCHEMA_FILE = "schemas/playbook.schema.json"
 
 MODEL_WORDS = ("MODEL_ID", "HF_REPO", "MODEL")
 """Variables that name the model; from one of them the others follow."""
+WEIGHTS = (".gguf", ".apr", ".safetensors")
+"""Ends of the names of files; any other dot is part of a name."""
 OPEN_TO_ANY_MODEL = ("spec", "verification_gates", "tests", "derivation")
 """Fields of files that are about every model."""
 
@@ -50,7 +52,7 @@ def load(path: Path, variables: Mapping[str, str] | None = None) -> Playbook:
         faults.append((1, "a playbook is a mapping of fields"))
     book = None
     if isinstance(value, dict):
-        _completed(value, path, known)
+        _completed(value, path, variables or {})
         try:
             book = Playbook.model_validate(value)
         except ValidationError as error:
@@ -62,6 +64,22 @@ def load(path: Path, variables: Mapping[str, str] | None = None) -> Playbook:
     return book.lightened(_skips_beside(path))
 
 
+def load_all(paths: Sequence[Path], variables: Mapping[str, str] | None = None) -> list[Playbook]:
+    """Read several playbooks; raises one PlaybookError with every fault of every file."""
+    books: list[Playbook] = []
+    faults: list[str] = []
+    where = ""
+    for path in paths:
+        try:
+            books.append(load(path, variables))
+        except PlaybookError as refusal:
+            faults += refusal.faults
+            where = where or refusal.where
+    if faults:
+        raise PlaybookError(faults, where=where, fix=f"the fields are described in {SCHEMA_FILE}")
+    return books
+
+
 def given(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the variables with every word for the model that follows from another one.
 
@@ -71,9 +89,26 @@ def given(variables: Mapping[str, str]) -> dict[str, str]:
     known = dict(variables)
     model = next((known[name] for name in MODEL_WORDS if name in known), "")
     if model:
-        defaults = {"MODEL_ID": model, "HF_REPO": model, "MODEL_NAME": model.rsplit("/", 1)[-1]}
+        name = _name_of(model)
+        defaults = {"MODEL_ID": name, "HF_REPO": name, "MODEL_NAME": name.rsplit("/", 1)[-1]}
         known = {**defaults, **known}
+        for word in ("MODEL_ID", "HF_REPO"):
+            known[word] = _name_of(known[word])
     return known
+
+
+def _is_path(model: str) -> bool:
+    return bool(model) and (model.startswith(("/", ".", "~")) or Path(model).expanduser().exists())
+
+
+def _name_of(model: str) -> str:
+    """Return what a model is called: its id, or the name of its folder or file, dots and all."""
+    if not _is_path(model):
+        return model
+    path = Path(model).expanduser().absolute()
+    name = path.stem if path.suffix in WEIGHTS else path.name
+    name = path.parent.name if name == "model" else name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 def _completed(value: dict[str, Any], path: Path, variables: Mapping[str, str]) -> None:
@@ -88,15 +123,18 @@ def _completed(value: dict[str, Any], path: Path, variables: Mapping[str, str]) 
     if isinstance(metadata, dict) and isinstance(metadata.get("name"), str):
         named = re.sub(r"[^A-Za-z0-9._-]+", "-", metadata["name"]).strip("-._") or named
     value.setdefault("name", named)
-    if "model" in value:
-        return
     model = next((variables[name] for name in MODEL_WORDS if name in variables), "")
+    if "model" in value:
+        block = value["model"]
+        if (
+            isinstance(block, dict)
+            and _is_path(model)
+            and _name_of(model) in (block.get("id"), block.get("hf_repo"))
+        ):
+            block.setdefault("local_path", model)
+        return
     if model:
-        local = Path(model).expanduser()
-        here = model.startswith(("/", ".", "~")) or local.exists()
-        value["model"] = (
-            {"id": re.sub(r"[^\w.-]+", "-", local.stem), "local_path": model} if here else {"id": model}
-        )
+        value["model"] = {"id": _name_of(model), **({"local_path": model} if _is_path(model) else {})}
     elif isinstance(value.get("derivation"), list):
         value["model"] = {"id": EMBEDDED_MODEL}
     elif any(name in value for name in OPEN_TO_ANY_MODEL) or _compares_with_corpus(value):

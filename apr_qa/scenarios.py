@@ -7,6 +7,7 @@ always a prefix of a larger one, so tiers nest and histories line up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ def _all(playbook: Playbook) -> Iterator[Claim]:
         return msgspec.structs.replace(claim, params=params)
 
     yield from (configured(listed(block)) for block in playbook.scenarios if block.everywhere)
-    yield from (configured(prompted(prompt, settings)) for prompt in playbook.test_matrix.prompts)
+    yield from (configured(prompted(prompt, settings)) for prompt in playbook.test_matrix.questions)
     yield from (configured(claim) for claim in basic_claims())
     names = list(settings) or list(GATE_OF)
     seed, languages = playbook.test_matrix.seed, languages_of(playbook)
@@ -195,6 +196,9 @@ def tested(test: PropertyTest, seed: int) -> tuple[Claim, ...]:
     if test.sum is not None:
         questions = islice(dict.fromkeys(islice(test.sum.questions(seed), 50 * test.count)), test.count)
         return tuple(_claim("arithmetic", question) for question in questions)
+    if test.texts:
+        settings: dict[str, Any] = {name: {} for name in GATE_OF}
+        return tuple(prompted(text, settings) for text in test.texts[: test.count])
     drawn = _drawn(test.judge, seed, {}, test.languages)
     return tuple(islice(drawn, test.count))
 
@@ -222,13 +226,12 @@ def _in_turn(sources: list[Iterator[Claim]]) -> Iterator[Claim]:
 
 def _drawn(oracle: str, seed: int, params: dict[str, Any], languages: Sequence[str] = ()) -> Iterator[Claim]:
     """Iterate over different claims of one oracle; ends when draws bring nothing new."""
-    member = ORACLES.get(oracle)
-    strategy = member.claims({**member.params, **params})
+    configured = msgspec.json.encode(params, order="deterministic")
     asked: set[str] = set()
     barren = 0
     for block in count():
         before = len(asked)
-        for claim in _draw(strategy, int(digest(seed, oracle, block), 16)):
+        for claim in _block(oracle, configured, int(digest(seed, oracle, block), 16)):
             question = as_text(claim.prompt)
             foreign = oracle == "code_syntax" and languages and claim.expected not in languages
             if question not in asked and not foreign:
@@ -238,6 +241,13 @@ def _drawn(oracle: str, seed: int, params: dict[str, Any], languages: Sequence[s
         barren = 0 if len(asked) > before else barren + 1
         if barren == BARREN_BLOCKS:
             return
+
+
+@lru_cache(maxsize=1024)
+def _block(oracle: str, params: bytes, seed: int) -> tuple[Claim, ...]:
+    """Return one block of draws, made once for all models that are asked by the same rules."""
+    member = ORACLES.get(oracle)
+    return tuple(_draw(member.claims({**member.params, **msgspec.json.decode(params)}), seed))
 
 
 def as_text(prompt: str) -> str:

@@ -12,6 +12,7 @@ from apr_qa.cli import command_line
 from apr_qa.errors import UsageError
 from apr_qa.families.contract import family
 from apr_qa.playbooks import lock
+from apr_qa.playbooks.remarks import remarks
 from apr_qa.vocabulary import Tier
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def test_the_playbook_of_a_real_model_states_its_real_dimensions(tmp_path: Path)
         "vocab_size": 151936,
         "intermediate_dim": 4864,
     }
-    assert (book.subject.id, book.tier, book.notes) == (QWEN, Tier.MVP, ())
+    assert (book.subject.id, book.tier, remarks(book)) == (QWEN, Tier.MVP, ())
 
 
 @pytest.mark.parametrize("tier", list(Tier))
@@ -121,3 +122,26 @@ def test_a_locked_playbook_that_changed_is_remarked_on_and_others_are_not(tmp_pa
     with pytest.raises(UsageError) as refusal:
         lock.remark(path, book.sha256)
     assert refusal.value.where.endswith(":2")
+
+
+@pytest.mark.parametrize(
+    ("family_name", "size", "repo", "dimensions"),
+    [
+        ("llama", "1b", "meta-llama/Llama-3.2-1B-Instruct", (2048, 16, 32, 8, 128256, 8192)),
+        ("llama", "135m", "HuggingFaceTB/SmolLM2-135M-Instruct", (576, 30, 9, 3, 49152, 1536)),
+        ("qwen3", "0.6b", "Qwen/Qwen3-0.6B", (1024, 28, 16, 8, 151936, 3072)),
+        ("mistral", "7b", "mistralai/Mistral-7B-Instruct-v0.3", (4096, 32, 32, 8, 32768, 14336)),
+        ("phi3", "3.8b", "microsoft/Phi-3.5-mini-instruct", (3072, 32, 32, 32, 32064, 8192)),
+        ("starcoder2", "3b", "bigcode/starcoder2-3b", (3072, 30, 24, 2, 49152, 12288)),
+    ],
+)
+def test_dimensions_of_other_families_are_those_that_their_authors_publish(
+    family_name: str, size: str, repo: str, dimensions: tuple[int, ...], tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(
+        command_line, ["bootstrap", family_name, size, "--hf-repo", repo, "--tier", "mvp", "--dry-run"]
+    )
+    path = tmp_path / "out.yaml"
+    path.write_text(done.stdout)
+    names = ("hidden_dim", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "intermediate_dim")
+    assert playbook.load(path).expected_dimensions == dict(zip(names, dimensions, strict=True))

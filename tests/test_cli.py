@@ -137,6 +137,30 @@ def test_help_is_what_it_was_and_holds_an_example(name: str, call: Call, snapsho
     assert done.out == snapshot
 
 
+GROUPS = ("gates", "parity", "tools", "cache")
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_command_below_a_command_has_its_own_help(
+    name: str, call: Call, snapshot: SnapshotAssertion
+) -> None:
+    below = _below(named(name), (name,))
+    texts = {" ".join(words): call(*words, "--help") for words in below}
+    assert below
+    assert all(done.code == 0 and done.err == "" and "Usage" in done.out for done in texts.values())
+    assert {words: done.out for words, done in texts.items()} == snapshot
+
+
+def _below(command: click.Command, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the words of every command below this one."""
+    inner = command.commands if isinstance(command, click.Group) else {}
+    return [
+        found
+        for name, one in sorted(inner.items())
+        for found in ((*words, name), *_below(one, (*words, name)))
+    ]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_but_a_self_explaining_one_is_explained(name: str) -> None:
     for parameter in named(name).params:
@@ -408,13 +432,58 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "no table": ("readme-sync --root tiny", 2, ("tiny/models.csv: there is no model table", "export-csv")),
     "table of no folder": ("export-csv --root nothere", 2, ("nothere: there is no such folder",)),
     "generate for nothing": ("generate nothere", 2, ("'nothere' is neither a model id nor a path",)),
+    "generate in no style": ("generate tiny --format xml", 2, ("'xml' is not one of", "'jsonl'")),
+    "bootstrap of no family": ("bootstrap qwn2 1b --hf-repo a/b", 2, ("no family contract", "qwen2")),
+    "bootstrap of no size": ("bootstrap qwen2 9b --hf-repo a/b", 2, ("qwen2 has no size '9b'", "0.5b")),
+    "bootstrap of no model": ("bootstrap qwen2 0.5b", 2, ("--hf-repo are needed",)),
+    "bootstrap of no id": ("bootstrap qwen2 0.5b --hf-repo x", 2, ("'x' is neither a model id nor a path",)),
+    "lock of no folder": ("lock-playbooks nothere", 2, ("nothere: there is no such folder",)),
+    "no lock": ("lock-playbooks . --check", 2, ("the lock cannot be read", "fix: apr-qa lock-playbooks")),
+    "no playbook to validate": ("lock-playbooks tiny --validate", 2, ("tiny: there is no playbook here",)),
+    "playbooks with faults": (
+        "lock-playbooks . --validate",
+        2,
+        ("bad.yaml:2: modell: there is no such field (did you mean 'model'?)", "wrong.yaml:1: model.formats"),
+    ),
+    "lock and faults at once": ("lock-playbooks . --check --validate", 2, ("given together",)),
+    "two playbooks with faults": (
+        "run bad.yaml wrong.yaml",
+        2,
+        ("bad.yaml:2: modell", "wrong.yaml:1: model."),
+    ),
+    "contract for nothing": ("validate-contract nothere", 2, ("nothere: there is no such file or folder",)),
+    "diff of one file": ("diff tiny", 2, ("Missing argument 'PATH'",)),
+    "diff with nothing": ("diff nothere tiny", 2, ("nothere: there is no such file or folder",)),
+    "diff with text": ("diff check.yaml tiny", 2, ("holds no safetensors, gguf or apr file",)),
+    "tickets of nothing": ("tickets nothere", 2, ("nothere: there is no such evidence file",)),
+    "tickets for nobody": (f"tickets {EVIDENCE} --ticket-mode create", 2, ("needs a repository", "--repo")),
+    "export of nothing": ("export-evidence nothere", 2, ("nothere: there is no such evidence file",)),
+    "no tool": ("tools inspct tiny", 2, ("No such command 'inspct'",)),
+    "tool for nothing": ("tools inspect nothere", 2, ("nothere: there is no such file or folder",)),
+    "level of no trace": ("tools trace tiny --level all", 2, ("'all' is not one of", "'payload'")),
+    "canary of nothing": ("tools canary compare tiny no.json", 2, ("no.json", "apr-qa tools canary save")),
+    "no corpus": ("parity compare tiny -m x/1", 2, ("golden/x/1/manifest.json: there is no corpus",)),
+    "eval of no task": ("eval tiny", 2, ("Missing option '--task'",)),
+    "eval of a task that is nowhere": ("eval tiny --task no.jsonl", 2, ("no.jsonl: there is no such file",)),
+    "decontaminate against nothing": ("decontaminate check.yaml", 2, ("Missing option '--against'",)),
+    "drill of nothing": ("drill nothere", 2, ("'nothere' is neither a model id nor a path",)),
+    "doctor for somebody": ("doctor me", 2, ("unexpected extra argument (me)",)),
+    "shrink of an unknown id": ("shrink ffff", 2, ("no entry has the id 'ffff'", "--root")),
+    "cache of no kind": ("cache clear nothere", 2, ("'nothere'",)),
+    "port that is none": ("serve tiny --port 70000", 2, ("70000 is not in the range",)),
 }
+
+
+def test_every_command_has_a_mistake_that_it_refuses() -> None:
+    assert set(COMMANDS) <= {line.split(" ")[0] for line, _, _ in REFUSALS.values()}
+    assert {code for _, code, _ in REFUSALS.values()} == {1, 2, 3}
 
 
 @pytest.fixture
 def faulty(cwd: Path) -> Path:
     """The working directory with files that are wrong."""
     Path("bad.yaml").write_text("name: bad\nmodell: {id: a/b}\ntier: mpv\n")
+    Path("wrong.yaml").write_text("model: {id: a/b, formats: [ggml]}\n")
     Path("notier.yaml").write_text("model: {id: a/b}\n")
     Path("cut.gguf").write_bytes(Path("tiny.gguf").read_bytes()[:3000])
     Path("gpt2").mkdir()

@@ -185,6 +185,8 @@ def test_only_a_run_that_passed_with_its_own_evidence_proves_a_class(tmp_path: P
         assert kernel_proof.find(one, [str(tmp_path)]) is None, change
     (folder / "certificate.json").write_text(json.dumps(good))
     assert kernel_proof.find(one, [str(tmp_path)]) == good
+    assert kernel_proof.find(one, [str(tmp_path)], one.representative) == good
+    assert kernel_proof.find(one, [str(tmp_path)], "org/another") is None
     assert kernel_proof.command(one) == f"apr-qa certify {one.representative} --tier mvp"
 
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from apr_qa import playbook
 from apr_qa.errors import PlaybookError, UsageError
+from apr_qa.playbooks.fields import Block
 from apr_qa.playbooks.model import BUDGET_S
+from apr_qa.playbooks.remarks import remarks
 from apr_qa.vocabulary import Model, Tier
 
 ROOT = Path(__file__).parent.parent
@@ -201,7 +203,7 @@ oracles:
             "3: property_tests.0.generator: no generator is called",
         ),
         ("falsification_gates: [{id: X-1}]", "3: falsification_gates.0.id: no gate is called 'X-1'"),
-        ("verification_gates: [{id: a}]", "3: verification_gates.0: give either gate or tool"),
+        ("verification_gates: [{id: a}]", "3: verification_gates.0: give a gate, a tool or a condition"),
         (
             "verification_gates: [{id: a, tool: hammer}]",
             "3: verification_gates.0.tool: no tool is called 'hammer'",
@@ -249,7 +251,7 @@ def test_what_cannot_be_honoured_is_refused_by_name_and_line(tmp_path: Path, blo
 def test_more_questions_than_scenario_count_are_all_asked_and_that_is_told(tmp_path: Path) -> None:
     book = load(tmp_path, "model: {id: a/b}\ntest_matrix: {scenario_count: 1, prompts: [a, b, c]}\n")
     assert book.scenario_count == 3
-    assert book.notes == ("scenario_count is 1, but 3 questions are listed: all are asked",)
+    assert remarks(book) == ("scenario_count is 1, but 3 questions are listed: all are asked",)
 
 
 def test_a_version_may_be_a_bare_number(tmp_path: Path) -> None:
@@ -426,3 +428,33 @@ def test_every_field_of_the_schema_that_a_person_may_set_is_explained() -> None:
             if "description" not in field and not name.startswith("expected_")
         ]
         assert silent == [], block
+
+
+DEMANDED = ("Acceptance", "GatesBlock", "Step.guards")
+"""What is refused unless it says what is asked anyway."""
+READ_AS_A_WHOLE = ("ProfileAssertions", "ProfileCi", "DifferentialTests", "ModelBlock.expected_")
+"""What is read by looping over the fields."""
+
+
+def blocks(of: type[Block] = Block) -> list[type[Block]]:
+    return [one for child in of.__subclasses__() for one in (child, *blocks(child))]
+
+
+def test_no_field_is_read_and_then_forgotten() -> None:
+    """Every field is used somewhere, or says that it is for the reader."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "apr_qa").rglob("*.py"))
+    used = set(re.findall(r"\.([a-z_]\w*)\b", code))
+    forgotten = []
+    for block in blocks():
+        if "For the reader" in (block.__doc__ or "") or not block.__module__.startswith("apr_qa.playbooks"):
+            continue
+        for name, field in block.model_fields.items():
+            whole = f"{block.__name__}.{name}".startswith((*DEMANDED, *READ_AS_A_WHOLE))
+            told = "or the reader" in (field.description or "") or name in FOR_THE_READER
+            if name not in used and not whole and not told:
+                forgotten.append(f"{block.__name__}.{name}")
+    assert forgotten == []
+
+
+FOR_THE_READER = ("regression_tests", "tools_required", "no_sigsegv", "stdout_not_empty", "garbage_check")
+"""Explained by the field before them, which says "as the next ones"."""

@@ -15,6 +15,7 @@ from apr_qa.outline import disagreements, outline
 from apr_qa.plan import ENGINES
 from apr_qa.playbooks import lock
 from apr_qa.playbooks.model import Playbook
+from apr_qa.playbooks.remarks import remarks
 from apr_qa.preparation import Settings, prepare_endpoint
 from apr_qa.scenarios import claims
 from apr_qa.suite_claims import Questions, claims_for
@@ -147,9 +148,9 @@ def test_a_field_without_a_value_is_a_field_that_is_not_there(tmp_path: Path) ->
 
 
 def test_a_gate_that_nothing_in_the_plan_asks_is_told(tmp_path: Path) -> None:
-    text = "model: {id: a/b}\nfalsification_gates: [{id: F-BENCH-003}, {id: G3}, {id: F-TRACE-PAYLOAD-001}]\n"
+    text = "model: {id: a/b}\nfalsification_gates: [{id: F-DERIV-TIES-001}, {id: G3}, {id: F-TRACE-PAYLOAD-001}]\n"
     said = outline(load(tmp_path, text), Tier.MVP)
-    assert said["notes"] == ["F-BENCH-003 is named, but nothing in this tier asks it"]
+    assert said["notes"] == ["F-DERIV-TIES-001 is named, but nothing in this tier asks it"]
     assert "F-TRACE-PAYLOAD-001" in said["gates"]
 
 
@@ -192,7 +193,7 @@ def test_conditions_of_gates_give_limits_and_unknown_ones_are_told(tmp_path: Pat
         "min_kept": 0.9,
     }
     assert book.limits.min_relevance == 0.3
-    assert any("load_time_ms < 60000" in note for note in book.notes)
+    assert any("load_time_ms < 60000" in note for note in remarks(book))
     gates = {c.gate_id for c in asked(book, at=target(kind="q8_0"))}
     assert {"F-STAB-002", "F-STAB-003", "F-EDGE-001", "F-REGR-002", "F-STATE-MACHINE-001"} <= gates
 
@@ -256,7 +257,7 @@ def test_questions_of_languages_are_limited_to_those_and_the_others_are_told(tmp
     assert {c.expected for c in claims(book, Tier.QUICK) if c.oracle == "code_syntax" and not c.basic} == {
         "rust"
     }
-    assert any("no parser for cpp" in note for note in book.notes)
+    assert any("no parser for cpp" in note for note in remarks(book))
 
 
 def test_a_corpus_is_compared_by_the_tolerance_of_the_storage_type(tmp_path: Path) -> None:

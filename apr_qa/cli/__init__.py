@@ -37,6 +37,7 @@ COMMANDS = {
     "tickets": "Group the findings of a run by root cause.",
     "export-evidence": "Write stored evidence as one JSON document.",
     "export-csv": "Write the model table from stored certificates.",
+    "cache": "Show what is kept between runs, and remove it.",
     "doctor": "Say what is installed, what is missing and how to get it.",
 }
 

@@ -47,8 +47,15 @@ def given_artifacts(texts: Iterable[str]) -> dict[str, str]:
     return given
 
 
+DERIVATIVES = "derivatives"
+"""Variable that names a folder which gives many."""
+
+
 def given_variables(texts: Iterable[str], playbooks: Sequence[Path]) -> dict[str, str]:
-    """Return name -> value from NAME=VALUE options; a name that no playbook uses is refused."""
+    """Return name -> value from NAME=VALUE options; a name that no playbook uses is refused.
+
+    ``derivatives=FOLDER`` gives what the folder's derivatives.json lists; what is given besides goes before.
+    """
     given: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -56,6 +63,16 @@ def given_variables(texts: Iterable[str], playbooks: Sequence[Path]) -> dict[str
             raise UsageError(f"--var {text!r} is not NAME=VALUE", fix="e.g. --var MODEL_ID=org/name")
         given[name] = value
     contents = [path.read_bytes() for path in playbooks if path.is_file()]
+    if DERIVATIVES in given:
+        from apr_qa.playbooks.derivation import brought
+
+        listed = brought(given.pop(DERIVATIVES))
+        used = {
+            n: v
+            for n, v in listed.items()
+            if n == "MODEL" or any(b"${%b}" % n.encode() in c for c in contents)
+        }
+        given = {**used, **given}
     for name in given:
         # A playbook that is about every model takes its model from these without a ${...}.
         if name in ("MODEL_ID", "HF_REPO", "MODEL") or name.startswith("MODEL_NAME"):
@@ -69,9 +86,9 @@ def given_variables(texts: Iterable[str], playbooks: Sequence[Path]) -> dict[str
 
 def evidence_file(path: Path) -> Path:
     """Return the evidence file that a file or folder stands for; raises UsageError if it is not there."""
-    from apr_qa import certify
+    from apr_qa import certify, evidence
 
-    file = path / certify.EVIDENCE_FILE if path.is_dir() else path
+    file = evidence.stored(path) if path.is_dir() else path
     if file.exists():
         return file
     fix = f"name an {certify.EVIDENCE_FILE} or the folder that holds one"

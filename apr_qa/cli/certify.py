@@ -21,7 +21,8 @@ from apr_qa.cli.arguments import (
     writable_file,
 )
 from apr_qa.cli.console import Progress, note, print_json, refused, style
-from apr_qa.cli.shared_options import prepare_machine, print_tickets, shared_options
+from apr_qa.cli.resuming import as_begun, how, resume_option, wanted
+from apr_qa.cli.shared_options import dispatch, prepare_machine, print_tickets, shared_options
 from apr_qa.cli.verdict import passed, show
 from apr_qa.errors import EXIT_ENVIRONMENT, EXIT_FINDING, EXIT_OK, ModelUnavailable, UsageError
 from apr_qa.vocabulary import Tier
@@ -60,7 +61,7 @@ from apr_qa.vocabulary import Tier
 @click.option("--workers", type=click.IntRange(min=1), help="Targets that run at the same time.")
 @click.option("--no-gpu", is_flag=True, help="Leave the GPU cells out (they count as inapplicable).")
 @click.option("--offline", is_flag=True, help="Do not ask a model hub.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @shared_options
 @click.option("--json", "as_json", is_flag=True, help="Print the certificates as JSON.")
@@ -75,17 +76,20 @@ def command(**options: Any) -> None:
       apr-qa certify HuggingFaceTB/SmolLM2-135M-Instruct --tier mvp
       apr-qa certify --family qwen-coder --tier mvp --junit report.xml
       apr-qa certify org/name --artifact gguf=my-q4_k_m.gguf
+      apr-qa certify --resume certifications/org--name
     """
     from apr_qa import playbook, registry
     from apr_qa.certify import folder_of
 
+    options = as_begun(options, "certify", "models")
     _only_one_way(options)
     if options["kernel_class"]:
         models = registry.of_kernel_class(options["kernel_class"])
     else:
         models = registry.select(list(options["models"]), options["family"], options["every"])
     tier = tier_of(options["tier"])
-    settings = settings_of(options)
+    settings = settings_of(options, "certify")
+    models = [model for model in models if wanted(options, folder_of(model, tier, settings))]
     if settings.given and len(models) != 1:
         raise UsageError("--artifact brings a file for one model", fix="name exactly one model")
     each_once(folder_of(model, tier, settings) for model in models)
@@ -120,12 +124,13 @@ def _only_one_way(options: dict[str, Any]) -> None:
         raise UsageError(f"{' and '.join(named)} were given together", fix="choose one of them")
 
 
-def settings_of(options: dict[str, Any]) -> Any:
+def settings_of(options: dict[str, Any], command: str) -> Any:
     """Return the settings that the options of certify and run have in common."""
     from apr_qa.chosen_engine import known_engine
     from apr_qa.preparation import Settings
 
     prepare_machine(options)
+    cluster, engine = dispatch(options["engine"], options["scheduler"])
     return Settings(
         output=options["output"],
         given=given_artifacts(options["artifacts"]),
@@ -137,7 +142,10 @@ def settings_of(options: dict[str, Any]) -> Any:
         resume=options["resume"],
         endpoint=options.get("endpoint") or "",
         compare=not options.get("skip_conversion_tests"),
-        engine=known_engine(options["engine"]),
+        engine=known_engine(engine),
+        cluster=cluster,
+        scheduler=options["scheduler"] or "",
+        command=how(options, command),
         converter=options["converter"] or "",
     )
 

@@ -145,15 +145,19 @@ def summary(counts: Counter[Outcome]) -> str:
 
 
 def _live_progress() -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    """Return a bar, None where the extra ``display`` is not installed: plain lines say the same."""
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+    except ImportError:
+        return None
 
     return Progress(
         SpinnerColumn(),

@@ -9,8 +9,9 @@ from typing import Any
 import click
 import msgspec
 
+from apr_qa import extras
 from apr_qa.cli.console import note, print_json
-from apr_qa.errors import EnvironmentFault, MalformedFile, UnsupportedArchitecture, UsageError
+from apr_qa.errors import EngineMissing, EnvironmentFault, MalformedFile, UnsupportedArchitecture, UsageError
 from apr_qa.vocabulary import FORMATS, Artifact
 
 FLOATS = ("f32", "f16", "bf16")
@@ -121,6 +122,8 @@ def _converted(origin: Artifact, destination: Path, format_name: str, quantizati
     wanted = Artifact(format=format_name, path=str(draft), quantization=quantization, origin="derived")
     try:
         facts = asking.convert(origin, wanted)
+        if "error" in facts and extras.lacking(facts["error"]):
+            raise EngineMissing(facts["error"], where=origin.path)
         if "error" in facts:
             raise MalformedFile(facts["error"], where=origin.path)
         if destination.exists():

@@ -39,9 +39,10 @@ def command(evidence: Path, output: Path | None, formats: str, as_json: bool) ->
     asked = names if formats == "all" else (name.strip() for name in formats.split(","))
     chosen = sorted({one_of(name, sorted(names), "report") for name in asked})
     folder = output or path.parent
-    documents = certify.documents(certify.judged(path))
+    run = certify.judged(path)
     for name in chosen:
-        certify.write_atomically(folder / names[name], documents[names[name]])
+        for file, text in certify.document(name, run).items():
+            certify.write_atomically(folder / file, text)
     if as_json:
         print_json({name: str(folder / names[name]) for name in chosen})
         return

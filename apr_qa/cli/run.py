@@ -11,6 +11,7 @@ import click
 from apr_qa.cli.arguments import POLICIES, TIERS, each_once, given_variables, tier_of, writable_file
 from apr_qa.cli.certify import concluded, remark_on, settings_of
 from apr_qa.cli.console import Progress, note, print_json, refused
+from apr_qa.cli.resuming import as_begun, resume_option, wanted
 from apr_qa.cli.shared_options import print_tickets, shared_options
 from apr_qa.cli.verdict import show
 from apr_qa.errors import EXIT_FINDING, EnvironmentFault, InferenceFailed, ModelUnavailable, UsageError
@@ -20,7 +21,7 @@ REACH_TIMEOUT_S = 10.0
 
 
 @click.command("run")
-@click.argument("playbooks", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("playbooks", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--var", "variables", multiple=True, metavar="NAME=VALUE", help="Value of a ${NAME} in the playbook."
 )
@@ -57,7 +58,7 @@ REACH_TIMEOUT_S = 10.0
 @click.option("--workers", type=click.IntRange(min=1), help="Targets that run at the same time.")
 @click.option("--no-gpu", is_flag=True, help="Leave the GPU cells out (they count as inapplicable).")
 @click.option("--offline", is_flag=True, help="Do not ask a model hub.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Load and check the playbooks, run nothing.")
 @shared_options
 @click.option("--json", "as_json", is_flag=True, help="Print the certificates as JSON.")
@@ -73,10 +74,14 @@ def command(**options: Any) -> None:
     from apr_qa import playbook
     from apr_qa.certify import folder_of
 
+    options = as_begun(options, "run", "playbooks")
+    if not options["playbooks"]:
+        raise UsageError("no playbook was named", fix="apr-qa run PLAYBOOK..., or apr-qa run --resume RUN")
     variables = given_variables(options["variables"], options["playbooks"])
-    books = [_as_asked(playbook.load(path, variables), options) for path in options["playbooks"]]
+    books = [_as_asked(book, options) for book in playbook.load_all(options["playbooks"], variables)]
     chosen = [(book, _tier(book, options["tier"])) for book in books]
-    settings = settings_of(options)
+    settings = settings_of(options, "run")
+    chosen = [one for one in chosen if wanted(options, folder_of(one[0].subject, one[1], settings))]
     if settings.given and settings.endpoint:
         raise UsageError("--artifact and --endpoint were given together", fix="choose one of them")
     each_once(folder_of(book.subject, tier, settings) for book, tier in chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,14 @@ CONVERTERS = ("apr_cli",)
 """Converters under test that can take the place of the built-in one."""
 _OPTIONS = (
     click.option(
-        "--engine", default="", metavar="NAME", help="Run the formats that it takes with it, e.g. apr_cli."
+        "--engine",
+        "engine",
+        multiple=True,
+        metavar="NAME",
+        help="Where targets run: local, dask, ray; or what runs the formats that it takes, e.g. apr_cli.",
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="The dask or ray cluster; default: one on this machine."
     ),
     click.option(
         "--converter", type=click.Choice(CONVERTERS), help="Let it derive what is missing, to test it."
@@ -48,6 +55,22 @@ def shared_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def dispatch(names: Sequence[str], scheduler: str | None) -> tuple[str, str]:
+    """Return what dispatches targets and the engine that runs them, each as named or as usual."""
+    from apr_qa.clusters import ENGINES, require
+
+    where = [name for name in names if name in ENGINES]
+    engines = [name for name in names if name not in ENGINES]
+    if len(where) > 1 or len(engines) > 1:
+        said = " and ".join(where if len(where) > 1 else engines)
+        raise UsageError(f"--engine {said} were given together", fix="choose one of them")
+    cluster = where[0] if where else "local"
+    if scheduler and cluster == "local":
+        raise UsageError("--scheduler is the address of a cluster", fix="add --engine dask or --engine ray")
+    require(cluster)
+    return cluster, engines[0] if engines else ""
 
 
 def prepare_machine(options: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def command(folders: tuple[Path, ...], root: Path, readme: Path, as_json: bool) 
     from apr_qa import verify
 
     chosen = [evidence_file(path).parent for path in folders] or sorted(
-        path.parent for path in root.glob("*/evidence.jsonl")
+        {path.parent for kind in ("jsonl", "parquet") for path in root.glob(f"*/evidence.{kind}")}
     )
     if not chosen:
         raise UsageError(

@@ -43,6 +43,9 @@ _FUNCTION_WORDS = frozenset(_COMMON.split())
 _MEDIAN_ID = 0.25
 _MIN_TOKENS = 12
 _MIN_VOCABULARY = 8000
+_FEWEST_WORDS = 4
+_LONG = 7
+"""Letters of a word on average."""
 
 
 class _Words(NamedTuple):
@@ -64,16 +67,19 @@ def soup(text: str, token_ids: Sequence[int], vocab_size: int) -> str:
 
     Returns an empty string where there are none, and for text that is not mostly Latin words.
     """
-    seen = _look(text)
+    known = len(token_ids) >= _MIN_TOKENS and vocab_size >= _MIN_VOCABULARY
+    words = _WORD.findall(text)
+    long = sum(map(len, words)) >= _LONG * len(words)
+    seen = _look(text, words) if len(words) >= _FEWEST_WORDS and (long or known) else None
     if seen is None:
         return ""
     loose = seen.repeated <= 0.05 and seen.short <= 0.25 and seen.function <= 0.08 and seen.structure <= 0.08
-    if loose and seen.mean_length >= 7 and seen.line_breaks <= 2:
+    if loose and seen.mean_length >= _LONG and seen.line_breaks <= 2:
         if seen.number >= 16 and seen.english >= 3:
             return "unrelated words without grammar"
         if seen.number >= 8 and seen.english >= 2 and seen.glued:
             return "unrelated words without grammar, some glued"
-    if len(token_ids) < _MIN_TOKENS or vocab_size < _MIN_VOCABULARY:
+    if not known:
         return ""
     level = statistics.median(token_ids) / vocab_size
     if level > _MEDIAN_ID and seen.function <= 0.15 and seen.short <= 0.5 and seen.glued + seen.english >= 1:
@@ -81,12 +87,12 @@ def soup(text: str, token_ids: Sequence[int], vocab_size: int) -> str:
     return ""
 
 
-def _look(text: str) -> _Words | None:
+def _look(text: str, words: list[str]) -> _Words | None:
     """Count what soup is recognised by; None for a text that is not mostly Latin words."""
-    letters = [character for character in text if character.isalpha()]
-    words = _WORD.findall(text)
-    if len(words) < 4 or sum(ord(letter) < 0x250 for letter in letters) < 0.7 * len(letters):
-        return None
+    if not text.isascii():
+        letters = [character for character in text if character.isalpha()]
+        if sum(ord(letter) < 0x250 for letter in letters) < 0.7 * len(letters):
+            return None
     number, lowered = len(words), [word.lower() for word in words]
     return _Words(
         number=number,

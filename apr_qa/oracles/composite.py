@@ -1,5 +1,7 @@
 """Composite: several oracles over one answer; the first that is falsified decides.
 
+With ``mode: any`` one that holds is enough, and the answer is falsified where every member falsifies it.
+
 Members are named by ``claim.expected`` (a list, or a mapping with ``oracles`` and the members' own
 ``expected``) or by the parameter ``oracles``. A member is a name or a mapping with ``oracle`` and, if wanted,
 ``optional``, ``expected`` and ``params``. Without a list they are garbage and the oracle that fits the question.
@@ -39,7 +41,7 @@ class Composite:
     name = "composite"
 
     def __init__(self) -> None:
-        self.params: dict[str, Any] = {"oracles": []}
+        self.params: dict[str, Any] = {"oracles": [], "mode": "all"}
 
     def claims(self, params: dict[str, Any]) -> SearchStrategy[Claim]:
         """Return claims of the members, to be judged by all of them together."""
@@ -65,17 +67,24 @@ class Composite:
         silence = silent(response)
         if silence:
             return silence
-        held, doubts = [], []
+        enough = params.get("mode") == "any"
+        held, doubts, refuted = [], [], []
         for member in _members(claim, params):
             asked = msgspec.structs.replace(claim, oracle=member.name, expected=member.expected)
             judgement = ORACLES.get(member.name).check(asked, response, member.params)
             said = f"{member.name}: {judgement.reason}"
             if judgement.outcome is Outcome.FALSIFIED:
-                return falsified(said)
-            if judgement.outcome is Outcome.CORROBORATED:
+                refuted.append(said)
+                if not enough:
+                    break
+            elif judgement.outcome is Outcome.CORROBORATED:
                 held.append(said)
+                if enough:
+                    return corroborated(said)
             elif not member.optional:
                 doubts.append(said)
+        if refuted and not (enough and doubts):
+            return falsified("; ".join(refuted))
         if doubts:
             return inconclusive("; ".join(doubts))
         return corroborated("; ".join(held)) if held else inconclusive("no oracle could judge")

@@ -14,6 +14,7 @@ repetitive code or lists of options and one on the same Estonian message.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -34,8 +35,11 @@ _LEAKS = re.compile(
     r"|\[(?:PAD|UNK|CLS|SEP|MASK)\]|<(?:start|end)_of_turn>|<unused\d+>|<extra_id_\d+>|<reserved_[a-z0-9_]+>"
 )
 _BYTE_MARKS = re.compile(r"(?<=[^\sA-ZĠĊ▁])(?:[ĠĊ]|▁(?=\w))|^[ĠĊ▁](?=\w+$)")  # Ġ is a letter of Maltese
+_BLANKS = frozenset("\n\t\r")
 _LOOP = re.compile(r"(.{1,32}?)\1{4,}", re.DOTALL)
 _LOOP_REPEATS = 5
+_WORDS = re.compile(r"\w+")
+_RULER = re.compile(r"([^\w\s])\1{3,}")
 _LOOP_MIN_CHARACTERS = 20
 _PHRASE_WORDS = 4
 _PHRASE_MIN_WORDS = 40
@@ -130,7 +134,10 @@ def _damage(text: str, question: str, finish_reason: str | None) -> str:
     """Name a character that no answer holds; a last character cut in half by max_tokens is no damage."""
     if finish_reason == "length":
         text = re.sub("\ufffd{1,3}$", "", text)
-    for character in sorted(set(text) - set(question) - set("\n\t\r")):
+    unasked = set(text) - set(question) - _BLANKS
+    if "\ufffd" not in unasked and "".join(unasked).isprintable():
+        return ""
+    for character in sorted(unasked):
         category = unicodedata.category(character)
         if character == "\ufffd":
             return "replacement character U+FFFD"
@@ -159,7 +166,8 @@ def _repetition(text: str, question: str, limits: dict[str, Any]) -> str:
     if _ASKS_FOR_REPETITION.search(question):
         return ""
     loop = _loop(text, question, float(limits["max_repetition_ratio"]))
-    return loop or ("" if _monotony(question, limits) else _monotony(text, limits))
+    dull = "" if loop else _monotony(text, limits)
+    return loop or ("" if dull and _monotony(question, limits) else dull)
 
 
 def _loop(text: str, question: str, limit: float) -> str:
@@ -174,8 +182,9 @@ def _loop(text: str, question: str, limit: float) -> str:
             looping = length // len(unit) >= _RULER_REPEATS and share >= 0.9
         if looping and unit.lower() * 2 not in asked:
             return f"{len(unit)} characters {length // len(unit)} times in a row, {share:.0%} of the text"
-    words = re.findall(r"\w+", flat.lower())
-    for size in range(1, 9):
+    words = _WORDS.findall(flat.lower())
+    sizes = range(1, 9) if _most_said(words) >= _LOOP_REPEATS else ()  # a loop says its words so often
+    for size in sizes:
         start, length = _longest_period(words, size)
         share, unit = length / max(1, len(words)), " ".join(words[start : start + size])
         enough = (
@@ -185,6 +194,13 @@ def _loop(text: str, question: str, limit: float) -> str:
         if enough and share >= limit and f"{unit} {unit}" not in asked:
             return f"{size} words {length // size} times in a row, {share:.0%} of the words"
     return _phrases(words)
+
+
+def _most_said(words: list[str]) -> int:
+    """Return how often the word that is said most often is said, for short texts an upper bound."""
+    different = len(set(words))
+    bound = len(words) - different + 1
+    return bound if bound < _LOOP_REPEATS else max(Counter(words).values(), default=0)
 
 
 def _longest_period(words: list[str], size: int) -> tuple[int, int]:
@@ -213,16 +229,22 @@ def _phrases(words: list[str]) -> str:
 def _monotony(text: str, limits: dict[str, Any]) -> str:
     """Name too few different characters, or too little information a character."""
     marks = "".join(text.split())
-    marks = re.sub(r"([^\w\s])\1{3,}", r"\1\1\1", marks)  # a ruler counts as three of its characters
-    counts, fewest = Counter(marks), int(limits["min_unique_chars"])
-    if len(marks) >= 3 * fewest > 3 * len(counts) and not re.fullmatch(r"[\d.,+-]+", marks):
-        return f"{len(counts)} different characters among {len(marks)}"
+    marks = _RULER.sub(r"\1\1\1", marks)  # a ruler counts as three of its characters
+    different, fewest = len(set(marks)), int(limits["min_unique_chars"])
+    if len(marks) >= 3 * fewest > 3 * different and not re.fullmatch(r"[\d.,+-]+", marks):
+        return f"{different} different characters among {len(marks)}"
+    if len(marks) < _ENTROPY_MIN_CHARACTERS:
+        return ""
+    counts, least = Counter(marks), float(limits["min_entropy"])
+    if -math.log2(max(counts.values()) / len(marks)) > least:  # the entropy is at least that of the commonest
+        return ""
     bits = -sum(n / len(marks) * math.log2(n / len(marks)) for n in counts.values())
-    if len(marks) >= _ENTROPY_MIN_CHARACTERS and bits < float(limits["min_entropy"]):
+    if bits < least:
         return f"{bits:.2f} bits a character"
     return ""
 
 
+@functools.lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
     """Return the script of a letter by the first word of its Unicode name; the East Asian ones are one."""
     first = unicodedata.name(letter, "").partition(" ")[0].partition("-")[0]
@@ -232,6 +254,8 @@ def _script(letter: str) -> str:
 def _scripts(text: str, question: str) -> str:
     """Name the scripts of a short text that mixes more than three the question does not use."""
     if len(text) > _SCRIPTS_MAX_CHARACTERS:
+        return ""
+    if text.isascii():  # one script
         return ""
     asked = {_script(letter) for letter in set(question) if letter.isalpha()}
     found = {_script(letter) for letter in set(text) if letter.isalpha()}

@@ -36,6 +36,24 @@ _NUMBERS = {
 _FLAGS = ("--dry-run", "--no-gpu", "--json", "--benchmark", "--gpu")
 
 
+FILE_TOOLS = (
+    *("validate", "inspect", "check", "tensors", "explain", "bench", "profile", "trace", "qa"),
+    *("rosetta", "convert", "serve"),
+)
+"""Subcommands that look at a file or work with it; see ``suites.TOOLS`` for the gates that ask the same."""
+_ACTIONS = (
+    "convert",
+    "inspect",
+    "diff-tensors",
+    "compare-inference",
+    "fingerprint",
+    "validate-stats",
+    "chain",
+)
+_OF_PROGRAMS = ("cargo", "make", "bashrs", "apr-qa")
+"""Programs that a line may be about: a test of a program is no question to a model."""
+
+
 class NotUnderstood(ValueError):
     """A command line that says something this program does not know."""
 
@@ -50,6 +68,10 @@ class Asked:
     """None where nothing is asked but that the file loads."""
     max_tokens: int = 32
     on_gpu: bool | None = None
+    tool: str = ""
+    """Tool that has to succeed with the file, where it is neither ``run`` nor ``chat``."""
+    about_us: str = ""
+    """The line, where it is about a program and not about a model."""
 
 
 def read(command: str) -> list[Asked]:
@@ -76,8 +98,18 @@ def _single(text: str) -> Asked:
         raise NotUnderstood(f"the quotes do not match: {error}") from None
     if words[:1] == ["timeout"]:
         words = words[2:]
-    if len(words) < 3 or words[0] not in ("apr", "apr-qa") or words[1] not in ("run", "chat"):
-        raise NotUnderstood("only commands of the form: apr run FILE 'PROMPT' [--max-tokens N] [--dry-run]")
+    if words[:1] == ["echo"] and "|" in words:
+        pipe = words.index("|")
+        words = [*words[pipe + 1 :], " ".join(words[1:pipe])]
+    if words[:1] and words[0] in _OF_PROGRAMS:
+        return Asked(file="", prompt=None, about_us=text)
+    if len(words) >= 3 and words[0] == "apr" and words[1] in FILE_TOOLS:
+        files = [word for word in words[2:] if not word.startswith("-") and word not in _ACTIONS]
+        return Asked(file=(files or [""])[0].removeprefix(MARK), prompt=None, tool=words[1])
+    if len(words) < 3 or words[0] != "apr" or words[1] not in ("run", "chat"):
+        raise NotUnderstood(
+            "only commands of the form: apr run FILE 'PROMPT' [--max-tokens N] [--dry-run], or: apr validate FILE"
+        )
     prompts, numbers, flags = _options(words[3:])
     if len(prompts) > 1:
         raise NotUnderstood(f"a second prompt: {prompts[1]!r}")

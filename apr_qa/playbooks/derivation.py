@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any, Literal, Self, TypeGuard
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from apr_qa.derivation.claims import CRITERIA, PROMISES
+from apr_qa.derivation.claims import CRITERIA, MAKEABLE, PROMISES
+from apr_qa.errors import UsageError
 from apr_qa.playbooks.fields import Block, Listed, meant
 
 EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -63,10 +65,47 @@ INPUTS = (
     *("LORA_LOG", "DPO_LOG", "WGPU_LOG", "STUDENT", "UNTRAINED", "SLERP", "SLERP_A", "SLERP_B", "TIES"),
     *("TIES_A", "TIES_B", "TIES_BASE", "PRUNED", "UNPRUNED", "INT4", "FP16", "TARGET", "DRAFT", "RESULTS"),
     *("INT4_RESULTS", "FP16_RESULTS", "APR_CHECK"),
-    *("PV_COVERAGE", "PV_TESTS", "PMAT_COMPLY", "ALIMENTAR_QUALITY", "SCORED"),
+    *(
+        "QWEN_IMPORTED",
+        "QWEN_REFERENCE",
+        "QWEN_TEXT",
+        "PV_COVERAGE",
+        "PV_TESTS",
+        "PMAT_COMPLY",
+        "ALIMENTAR_QUALITY",
+        "SCORED",
+    ),
 )
 """Variables that a playbook of criteria may use and that nobody has to give: what is not there is not measured."""
+MEASURED_WITH = ("TEXT", "QWEN_TEXT", "HUMANEVAL", "MBPP")
+"""Those that name what is measured with: given alone they do not speak against making what is measured."""
 NOT_GIVEN: Mapping[str, str] = dict.fromkeys(INPUTS, "")
+
+
+LISTED = "derivatives.json"
+"""File of a folder of derivatives: variable -> path, from that folder."""
+
+
+def brought(folder: str) -> dict[str, str]:
+    """Return the variables that a folder of derivatives gives; raises UsageError for one that lists none."""
+    file = Path(folder).expanduser() / LISTED
+    fix = f'a file of the form {{"SLERP": "merged", "SLERP_A": "one"}}: {", ".join(INPUTS[:4])}, …'
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(file), fix=fix) from None
+    except ValueError as error:
+        raise UsageError(f"is no JSON: {error}", where=str(file), fix=fix) from None
+    if not isinstance(listed, dict) or not listed:
+        raise UsageError("lists no derivatives", where=str(file), fix=fix)
+    for name, value in listed.items():
+        if name not in (*INPUTS, "MODEL") or not isinstance(value, str) or not value:
+            raise UsageError(
+                f"{name}: {value!r} is no derivative{meant(name, INPUTS)}", where=str(file), fix=fix
+            )
+        if not (file.parent / value).exists():
+            raise UsageError(f"{name}: {value} is not there", where=str(file))
+    return {name: os.path.normpath(file.parent.absolute() / value) for name, value in listed.items()}
 
 
 class DerivationBlock(Block):
@@ -83,11 +122,14 @@ class DerivationBlock(Block):
     criterion: str = ""
     """The criterion of acceptance, AC-001…AC-029, that this answers."""
     statement: str = ""
-    """The criterion in words."""
+    """For the reader: the criterion in words."""
     artifact: str = ""
     """What was derived. Default: the model of the playbook."""
     asks: dict[str, str] = Field(default_factory=dict)
     """Variables that the measurement needs, with their values: one that is empty was not given."""
+    makes: Literal[("", *MAKEABLE)] = ""  # type: ignore[valid-type]
+    """What is made on the spot, of the model of the run, where none of the models and files that it asks for is
+    given: import, lora, slerp, ties, prune, quantize, distill, speculative, dpo or data. The reason says so."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -117,6 +159,8 @@ class DerivationBlock(Block):
         }
         said: dict[str, Any] = {"kind": self.kind, "parents": _placed_all(list(self.parents), folder)}
         said |= {"recipe": recipe, "asks": [name for name, value in self.asks.items() if not value]}
+        if self.makes and not any(value for name, value in self.asks.items() if name not in MEASURED_WITH):
+            said["makes"] = self.makes
         named = {"criterion": self.criterion, "artifact": _placed(self.artifact, folder)}
         return said | {name: value for name, value in named.items() if value}
 

@@ -11,28 +11,10 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from apr_qa.playbooks import generators
 from apr_qa.playbooks.fields import Block, Switch, Text, Whole, meant
 
-GENERATORS = {
-    "arithmetic": "arithmetic",
-    "math_prompt": "arithmetic",
-    "code_prompt": "code_syntax",
-    "coding_prompt": "code_syntax",
-    "code": "code_syntax",
-    "any_prompt": "garbage",
-    "prompt": "garbage",
-    "edge_prompt": "garbage",
-    "unicode_prompt": "garbage",
-    "chat_prompt": "response",
-    "reasoning_prompt": "response",
-    "question": "response",
-    "instruction_prompt": "response",
-}
-"""Name of a generator -> oracle whose questions it draws and that judges the answers."""
-
 LANGUAGES = {"js": "javascript", "py": "python", "golang": "go", "rs": "rust"}
-_CALL = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.DOTALL)
-_ARGUMENT = re.compile(r"(\w+)\s*:\s*([^,]+)")
 _RANGE = re.compile(r"(-?\d+)\s*\.\.=?\s*(-?\d+)")
 _REPEATED = re.compile(r"(run\(.*\))\s*==\s*\1|determinis|reproducib|same_output", re.IGNORECASE)
 _BY_WORD = (
@@ -63,7 +45,8 @@ class PropertyTest(Block):
 
     name: Text
     generator: str = ""
-    """``arithmetic``, ``code_prompt``, ``any_prompt``, ``chat_prompt`` …, with arguments. Default: by name."""
+    """``arithmetic``, ``code_prompt``, ``any_prompt``, ``multi_turn_chat`` …, with arguments, or a strategy whose
+    texts are written out. Default: by name."""
     oracle: str = ""
     """For the reader, but for two things: a text that speaks of two equal runs asks for repeatability."""
     count: Whole = Field(default=100, ge=1, le=10_000)
@@ -72,22 +55,34 @@ class PropertyTest(Block):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        called = self._called
-        if self.generator and called not in GENERATORS:
-            known = ", ".join(GENERATORS)
-            said = f"no generator is called {called!r}{meant(called, GENERATORS)}; there are {known}"
-            raise PydanticCustomError("generator", "{said}", {"said": said, "under": ("generator",)})
-        return self
+        if not self.generator or self._understood:
+            return self
+        name = generators.called(self.generator)
+        if generators.is_strategy(self.generator):
+            said = 'the strategy writes out no text, as in Just("2+2="): there is nothing to ask'
+        else:
+            close = meant(name, (*generators.KNOWN, *generators.ORACLE_OF))
+            said = (
+                f"no generator is called {name!r}{close}; there are {', '.join(generators.KNOWN)} and others"
+            )
+        raise PydanticCustomError("generator", "{said}", {"said": said, "under": ("generator",)})
 
     @property
-    def _called(self) -> str:
-        match = _CALL.fullmatch(self.generator.strip())
-        return match[1] if match else self.generator
+    def _understood(self) -> bool:
+        if generators.is_strategy(self.generator):
+            return bool(self.texts)
+        return bool(generators.oracle_of(self.generator))
 
     @property
-    def arguments(self) -> dict[str, str]:
-        match = _CALL.fullmatch(self.generator.strip())
-        return {name: text.strip() for name, text in _ARGUMENT.findall((match and match[2]) or "")}
+    def texts(self) -> tuple[str, ...]:
+        """Questions that the generator writes out."""
+        return generators.texts(self.generator) if generators.is_strategy(self.generator) else ()
+
+    @property
+    def remark(self) -> str:
+        """What of the generator means nothing here, or nothing."""
+        loose = generators.unmeant(self.generator, self.judge)
+        return f"property_tests {self.name}: the generator cannot be told {loose}" if loose else ""
 
     @property
     def repeatable(self) -> bool:
@@ -97,21 +92,22 @@ class PropertyTest(Block):
     @property
     def judge(self) -> str:
         """The oracle that draws the questions and judges the answers."""
-        if self.generator:
-            return GENERATORS[self._called]
+        if self.generator and not generators.is_strategy(self.generator):
+            return generators.oracle_of(self.generator)
         return next((oracle for word, oracle in _BY_WORD if word.search(self.name)), "garbage")
 
     @property
     def languages(self) -> tuple[str, ...]:
         """Programming languages asked for; empty: all that can be judged."""
-        named = self.arguments.get("lang", self.arguments.get("language", ""))
+        said = generators.arguments(self.generator)
+        named = said.get("lang", said.get("language", ""))
         found = [part.strip().lower() for part in named.split("|") if part.strip()]
         return tuple(LANGUAGES.get(name, name) for name in found)
 
     @property
     def sum(self) -> Sum | None:
         """The ranges of a generator of sums that names some."""
-        said = self.arguments
+        said = generators.arguments(self.generator)
         if self.judge != "arithmetic" or not any(_RANGE.search(text) for text in said.values()):
             return None
         ranges = {name: _RANGE.search(text) for name, text in said.items()}

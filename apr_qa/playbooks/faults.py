@@ -13,6 +13,15 @@ from apr_qa.playbooks.fields import meant
 from apr_qa.playbooks.model import Playbook
 from apr_qa.playbooks.yaml_text import Document, Location
 
+_FORMS = {
+    "name": "a name: letters, digits, '.', '_' and '-', at most 128",
+    "version": "a version such as 1.0 or 1.0.0",
+    "hf_repo": "the id of a model: org/name",
+    "id": "the id of a model: org/name",
+    "revision": "a branch, tag or commit",
+}
+"""Field -> what it holds, where a pattern says it."""
+
 
 def faults_of(error: ValidationError, document: Document) -> Iterator[tuple[int, str]]:
     """Translate pydantic's errors into (line, text)."""
@@ -47,9 +56,21 @@ def _said(detail: ErrorDetails, location: Location) -> str:
     if kind in ("literal_error", "enum"):
         allowed = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
         return f"{_shown(value)} is not one of {', '.join(allowed)}{meant(str(value), allowed)}"
+    if kind in ("list_type", "tuple_type"):
+        return f"should be a list, not {_shown(value)}{_as_list(value)}"
+    if kind in ("model_type", "dict_type"):
+        switch = "; write {enabled: " + str(value).lower() + "}" if isinstance(value, bool) else ""
+        return f"should be fields with values, not {_shown(value)}{switch}"
+    if kind == "string_pattern_mismatch":
+        form = _FORMS.get(str(location[-1]), f"what {detail['ctx']['pattern']} describes")
+        return f"{_shown(value)} is not {form}"
     message = detail["msg"].removeprefix("Input ").replace("tuple", "list")
     about_value = kind.startswith(("string", "int", "float", "bool", "greater", "less"))
     return f"{message}, not {_shown(value)}" if about_value else message
+
+
+def _as_list(value: Any) -> str:
+    return f"; write [{value}]" if isinstance(value, str | int | float) and len(str(value)) <= 40 else ""
 
 
 def _shown(value: Any) -> str:

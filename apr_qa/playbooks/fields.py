@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -41,6 +42,13 @@ def _number(value: Any) -> Any:
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
+def _whole(value: Any) -> Any:
+    """Read ``1e2`` as the whole number that it is."""
+    number = _number(value)
+    integral = isinstance(number, float) and number.is_integer() and abs(number) < 2**53
+    return int(number) if integral else number
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -64,7 +72,7 @@ def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Switch = Annotated[bool, BeforeValidator(_switch)]
-Whole = Annotated[int, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Listed = Annotated[tuple[T, ...], Field(strict=False)]
 Several = Annotated[
@@ -129,7 +137,7 @@ class ModelBlock(Block):
     """tiny, small: no limit. medium: at most two targets run at the same time. Larger: one."""
     family: str = ""
     """Family, as in the registry; for the reader."""
-    size_variant: str = ""
+    size_variant: VersionText = ""
     """Size within the family, for example ``0.5b``; for the reader."""
     expected_hidden_dim: Whole | None = Field(default=None, gt=0)
     expected_num_layers: Whole | None = Field(default=None, gt=0)
@@ -173,12 +181,23 @@ class MatrixBlock(Block):
     scenario_count: Whole | None = Field(default=None, ge=0, le=1000)
     """Least number of claims for each cell, listed ones included; the rest is drawn. Default: the listed ones,
     else four. Whatever is listed is tried, even if it is more."""
-    prompts: Listed[Text] = ()
-    """Prompts of your own, each judged by the oracle that it is a question for, and as language otherwise."""
-    seed: Whole = Field(default=42, ge=0)
+    prompts: Listed[str] = ()
+    """Prompts of your own, each judged by the oracle that it is a question for, and as language otherwise; of one
+    that is blank it is asked that nothing breaks."""
+    seed: Whole = Field(default=42, ge=0, lt=2**64)
     """Seed of the drawn claims."""
     timeout_ms: Whole = Field(default=60_000, ge=1000, le=600_000)
     """Time limit of one scenario, loading not included."""
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The prompts that say something."""
+        return tuple(one for one in self.prompts if one.strip())
+
+    @property
+    def blanks(self) -> tuple[str, ...]:
+        """The prompts that say nothing."""
+        return tuple(one for one in self.prompts if not one.strip())
 
 
 class GatesBlock(Block):
@@ -199,7 +218,11 @@ class GatesBlock(Block):
 
 
 HF_PARITY = "hf_parity"
-EXTRA_PARAMETERS = {"code_syntax": ("languages",), HF_PARITY: ("corpus_path", "tolerance")}
+EXTRA_PARAMETERS = {
+    "code_syntax": ("languages",),
+    "response": ("check_coherence",),
+    HF_PARITY: ("corpus_path", "tolerance"),
+}
 """Parameters that decide what is asked and not how an answer is judged."""
 
 
@@ -221,13 +244,19 @@ class OracleBlock(Block):
     def _numbers(cls, config: Any) -> Any:
         if not isinstance(config, dict):
             return config or {}
-        return {name: _number(value) for name, value in config.items()}
+        config = {name: _number(value) for name, value in config.items()}
+        if isinstance(config.get("languages"), str):
+            config["languages"] = [config["languages"]]
+        return config
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the oracle itself is told."""
         extra = EXTRA_PARAMETERS.get(self.type, ())
-        return {name: value for name, value in self.config.items() if name not in extra}
+        told = {name: value for name, value in self.config.items() if name not in extra}
+        if self.type == "composite" and "oracles" in told:
+            told["oracles"] = [_member(one) for one in told["oracles"]]
+        return told
 
     @model_validator(mode="after")
     def _parameters(self) -> Self:
@@ -238,7 +267,44 @@ class OracleBlock(Block):
             names = ", ".join(f"{name!r}{meant(name, known)}" for name in unknown)
             said = f"oracle {self.type} has no parameter {names}; it has {', '.join(known) or 'none'}"
             raise PydanticCustomError("parameter", "{said}", {"said": said, "under": ("config", unknown[0])})
+        languages = self.config.get("languages", [])
+        if not isinstance(languages, list) or not all(isinstance(one, str) for one in languages):
+            said = "should be a list of names of programming languages"
+            raise PydanticCustomError("languages", "{said}", {"said": said, "under": ("config", "languages")})
+        if _switch(self.config.get("check_coherence", True)) is not True:
+            said = "cannot be switched off: every text is looked at for garbage; remove the line"
+            raise PydanticCustomError(
+                "waived", "{said}", {"said": said, "under": ("config", "check_coherence")}
+            )
+        if self.type == "composite":
+            self._of_members()
         return self
+
+    def _of_members(self) -> None:
+        """Refuse members that are no oracles or are told what they do not know."""
+        if self.config.get("mode", "all") not in ("all", "any"):
+            said = f"{self.config['mode']!r} is not one of all, any"
+            raise PydanticCustomError("mode", "{said}", {"said": said, "under": ("config", "mode")})
+        listed = self.config.get("oracles", [])
+        for index, one in enumerate(listed if isinstance(listed, list) else [listed]):
+            block = {"type": one} if isinstance(one, str) else one
+            if isinstance(block, dict) and "oracle" in block:
+                block = {"type": block["oracle"], "config": block.get("params", {})}
+            try:
+                OracleBlock.model_validate(block)
+            except ValidationError as error:
+                said = "; ".join(one["msg"] for one in error.errors())
+                under = ("config", "oracles", index)
+                raise PydanticCustomError("member", "{said}", {"said": said, "under": under}) from None
+
+
+def _member(one: Any) -> Any:
+    """Return a member of a composite as the oracle reads it; ``type`` and ``config`` are words for the same."""
+    if not isinstance(one, dict) or "type" not in one:
+        return one
+    told = OracleBlock.model_validate({"type": one["type"], "config": one.get("config") or {}}).settings
+    more = {name: value for name, value in one.items() if name not in ("type", "config")}
+    return {"oracle": one["type"], "params": told, **more}
 
 
 def registered_oracle(name: str) -> str:
@@ -252,5 +318,6 @@ def registered_oracle(name: str) -> str:
 
 def meant(word: str, candidates: Any) -> str:
     """Return " (did you mean …?)" for the closest candidate, or nothing."""
-    close = difflib.get_close_matches(word, [str(one) for one in candidates], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    names = {str(one).lower(): str(one) for one in candidates}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""

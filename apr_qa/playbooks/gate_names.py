@@ -7,13 +7,14 @@ gates asks is answered by that gate.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from apr_qa.gates.replaced import replaced_by
+from apr_qa.gates.replaced import REPLACED, replaced_by
 from apr_qa.playbooks.fields import meant
 
 ANSWERED_BY: Mapping[str, tuple[str, ...]] = {
@@ -107,8 +108,18 @@ ADDED: Mapping[str, str] = {
     "F-EDGE-004": "max_tokens",
     "F-REGR-001": "baseline",
     "F-REGR-002": "baseline",
+    "F-STATE-FALLBACK-001": "fallback",
+    "F-LOAD-REFUSAL-001": "refusal",
+    "F-LOAD-REFUSAL-002": "refusal",
+    "F-LOAD-REFUSAL-003": "refusal",
 }
 """Id -> the suite, the measurement or the property that naming it adds to the run."""
+MEASURED = frozenset({"memory", "batch", "edge", "baseline", "profile", "fallback", "refusal"})
+"""Values of ``ADDED`` that are no properties."""
+
+
+_GATEWAY = re.compile(r"(G[0-4])(?:-[A-Z]+)+")
+"""A gateway with words behind it, as people write them: ``G1-LOADS``."""
 
 
 @functools.cache
@@ -127,14 +138,20 @@ def answers(gate_id: str) -> tuple[str, ...]:
     """
     if gate_id in ADDED or gate_id in registered():
         return (gate_id,)
-    return ANSWERED_BY.get(gate_id) or replaced_by(gate_id)
+    gateway = _GATEWAY.fullmatch(gate_id)
+    return ANSWERED_BY.get(gate_id) or replaced_by(gate_id) or ((gateway[1],) if gateway else ())
 
 
 def _known(gate_id: str) -> str:
     if answers(gate_id):
         return gate_id
-    close = meant(gate_id, sorted({*registered(), *ANSWERED_BY, *ADDED}))
-    said = f"no gate is called {gate_id!r}{close}; apr-qa gates lists them"
+    if gate_id in REPLACED:
+        said = f"{gate_id} asks nothing of a model: {REPLACED[gate_id].why}; remove the line"
+    else:
+        family = gate_id.rpartition("-")[0]
+        known = sorted({*registered(), *ANSWERED_BY, *ADDED})
+        near = [name for name in known if name.rpartition("-")[0] == family] or known
+        said = f"no gate is called {gate_id!r}{meant(gate_id, near)}; apr-qa gates lists them"
     raise PydanticCustomError("gate", "{said}", {"said": said})
 
 

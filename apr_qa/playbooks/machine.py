@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+import re
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from apr_qa.playbooks.fields import Block, Listed, Switch, Text, meant
 from apr_qa.playbooks.gate_names import GateId
 
 ACTIONS: dict[str, str] = {
-    "load": "load",
-    "load_model": "load",
-    "start": "load",
-    "generate": "generate",
-    "infer": "generate",
-    "run": "generate",
-    "run_scenario": "generate",
-    "run_test": "generate",
-    "chat": "chat",
-    "send": "chat",
-    "serve": "serve",
-    "start_server": "serve",
-    "stop": "stop",
-    "unload": "stop",
-    "cleanup": "stop",
-    "shutdown": "stop",
-    "reset": "stop",
-    "loaded": "note",
-    "record_pass": "note",
-    "record_fail": "note",
-    "record_crash": "note",
-    "pass": "note",
-    "fail": "note",
-    "error": "note",
-    "crash": "note",
-    "done": "note",
-    "complete": "note",
+    word: meaning
+    for meaning, words in {
+        "load": "load load_model start pull pull_model open",
+        "generate": "generate infer inference run run_scenario run_test run_tests run_inference execute test",
+        "chat": "chat send",
+        "serve": "serve start_server",
+        "stop": "stop unload unload_model cleanup shutdown stop_server reset close",
+        "note": "loaded record_pass record_fail record_crash record_evidence record_result record_timeout record "
+        "pass fail error crash done complete start_timer stop_timer stop_line log log_error log_result notify report "
+        "save_evidence convert inspect validate check",
+    }.items()
+    for word in words.split()
 }
 """Word of a playbook -> what is done for it; ``note`` is written down and nothing else."""
 
-GUARDS = ("model.is_loaded()", "is_loaded", "server.is_ready()", "is_ready")
+GUARDS = (
+    *(
+        "model.is_loaded()",
+        "is_loaded",
+        "model_loaded",
+        "loaded",
+        "server.is_ready()",
+        "is_ready",
+        "server_ready",
+    ),
+    *("ready", "exit_code == 0", "all_gates_passed", "!error", "no_error"),
+)
+"""Conditions that hold wherever the step before went well; a step that fails ends the walk."""
 FAILURES = ("error", "crash", "fail", "failed", "timeout")
-"""Events that a healthy model does not give occasion for; transitions on them are not walked."""
+"""Words for what a healthy model gives no occasion for; transitions on such events are not walked."""
+_CALL = re.compile(r"(\w+)\s*\(.*\)", re.DOTALL)
+_COMMAND = re.compile(r"apr(?:-qa)?\s+(\w+)\b.*", re.DOTALL)
+
+
+def meaning(text: str) -> str:
+    """Return what is done for an action: a word, a call such as ``record_evidence('x')``, or a line ``apr run …``.
+
+    >>> meaning("unload_model"), meaning("apr pull org/name"), meaning("dance")
+    ('stop', 'load', '')
+    """
+    said = text.strip()
+    found = _CALL.fullmatch(said) or _COMMAND.fullmatch(said)
+    return ACTIONS.get((found[1] if found else said).lower(), "")
 
 
 class Action(Block):
@@ -110,7 +121,10 @@ class StateMachine(Block):
     """False switches the block off."""
     initial: str = ""
     """Default: the first state."""
-    states: dict[str, State | None] | Listed[Text]
+    states: Annotated[
+        Annotated[dict[str, State | None], Tag("block")] | Annotated[Listed[Text], Tag("list")],
+        Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "block"),
+    ]
     transitions: Listed[Transition] = ()
     """Where ``states`` is a list of names."""
     gates: Listed[GateId] = ()
@@ -166,6 +180,22 @@ class StateMachine(Block):
             return {}
         return {name: tuple(a.action for a in (s or State()).on_exit) for name, s in self.states.items()}
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What is done for each action that is named."""
+        done = (
+            word for by_state in (self.entries, self.exits) for words in by_state.values() for word in words
+        )
+        named = (*done, *(action for *_, action in self.edges if action))
+        return {text: meaning(text) for text in dict.fromkeys(named)}
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The words for failures, and every event here that holds one of them."""
+        events = (event for _, event, _, _ in self.edges)
+        failing = (event for event in events if set(re.split(r"[\W_]+", event.lower())) & set(FAILURES))
+        return tuple(dict.fromkeys((*FAILURES, *failing)))
+
     def _reachable(self) -> set[str]:
         seen, left = {self.start}, [self.start]
         while left:
@@ -177,12 +207,11 @@ class StateMachine(Block):
         return seen
 
 
-def require_action(word: str) -> str:
-    """Return the action that a word means; raises the error that pydantic reports with its place."""
-    if word not in ACTIONS:
-        said = f"no action is called {word!r}{meant(word, ACTIONS)}; there are {', '.join(ACTIONS)}"
+def require_action(text: str) -> None:
+    """Raise the error that pydantic reports with its place, unless the action means something."""
+    if not meaning(text):
+        said = f"no action is called {text!r}{meant(text, ACTIONS)}; there are {', '.join(ACTIONS)}"
         raise PydanticCustomError("action", "{said}", {"said": said})
-    return ACTIONS[word]
 
 
 def _no_state(name: str, names: list[str], under: tuple[str, ...]) -> PydanticCustomError:

@@ -13,12 +13,14 @@ from pydantic import (
     Field,
     PrivateAttr,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from apr_qa.errors import UsageError
 from apr_qa.playbooks import stated_tier
+from apr_qa.playbooks.commands import Asked
 from apr_qa.playbooks.conditions import Limits
 from apr_qa.playbooks.derivation import Derivations
 from apr_qa.playbooks.drawn_tests import PropertyTest
@@ -33,11 +35,19 @@ from apr_qa.playbooks.fields import (
     OracleBlock,
     VersionText,
 )
-from apr_qa.playbooks.gate_names import answers
 from apr_qa.playbooks.machine import StateMachine
 from apr_qa.playbooks.questions import MatrixRow, ScenarioBlock, VerificationTest
-from apr_qa.playbooks.specification import Acceptance, CommandTest, GarbageOracle, Skip, SpecBlock, SpecGate
+from apr_qa.playbooks.specification import (
+    Acceptance,
+    CommandTest,
+    GarbageOracle,
+    Reproduction,
+    Skip,
+    SpecBlock,
+    SpecGate,
+)
 from apr_qa.playbooks.suites import (
+    TOOLS,
     ContractTests,
     DifferentialTests,
     FalsificationGate,
@@ -63,9 +73,6 @@ BUDGET_S = {
 """Seconds that one verdict of a tier may take."""
 
 DEFAULT_COUNT = 4
-JUDGED_LANGUAGES = ("python", "javascript", "rust", "go", "java")
-"""Languages that the oracle of code has a parser for."""
-
 TierName = Annotated[
     Tier, Field(strict=False), BeforeValidator(lambda value: "deep" if value == "full" else value)
 ]
@@ -80,8 +87,8 @@ class Playbook(Block):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the playbook. Default: the file's name."""
-    version: VersionText = Field(default="1.0", pattern=r"^\d+(\.\d+){0,2}$")
-    """Version of the playbook."""
+    version: VersionText = Field(default="1.0", pattern=r"^\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?$")
+    """Version of the playbook: 1, 1.0, 1.0.0 or 1.0.0-rc1."""
     description: str = Field(default="", max_length=500)
     tier: TierName | None = None
     """The tier whose pass rule applies; the command line may say another."""
@@ -110,6 +117,7 @@ class Playbook(Block):
     ollama_parity: OllamaParity | None = None
     hf_parity: HfParity | None = None
     kernel_profile: KernelProfile | None = None
+    """For the reader: which operations the architecture exercises."""
     derivation: Derivations = ()
     """What the model was derived from and how, or a list of acceptance criteria, which replace all other claims."""
     kernel_proof_ref: str = ""
@@ -131,9 +139,10 @@ class Playbook(Block):
     valid_examples: Listed[str] = ()
     crash_patterns: dict[str, str] = Field(default_factory=dict)
     """For the reader: a crash is told by how the process ended."""
-    reproduction: Any = None
-    """For the reader, as the next three."""
+    reproduction: Annotated[Reproduction | None, WithJsonSchema({})] = None
+    """How a fault was seen; a command line in it is asked."""
     expected: Any = None
+    """For the reader, as the next two."""
     regression_tests: Any = None
     tools_required: Any = None
 
@@ -239,7 +248,7 @@ class Playbook(Block):
     @property
     def listed(self) -> int:
         """Number of scenarios that the file itself lists."""
-        return sum(one.everywhere for one in self.scenarios) + len(self.test_matrix.prompts)
+        return sum(one.everywhere for one in self.scenarios) + len(self.test_matrix.questions)
 
     @property
     def scenario_count(self) -> int:
@@ -304,6 +313,13 @@ class Playbook(Block):
         return found
 
     @property
+    def commanded(self) -> tuple[Asked, ...]:
+        """What the command lines of the file ask: those of its scenarios, tests and reproduction."""
+        lines: list[ScenarioBlock | CommandTest] = [*self.scenarios, *self.tests]
+        found = [asked for one in lines if one.command for asked in one.asked()]
+        return (*found, *(self.reproduction.asked() if self.reproduction else ()))
+
+    @property
     def asked_gates(self) -> tuple[str, ...]:
         """Every gate that the playbook names, each once."""
         differential = self.differential_tests
@@ -317,27 +333,5 @@ class Playbook(Block):
         named += [gate.id for gate in self.falsification_gates if gate.enabled]
         named += [name for one in self.verification_gates for name in one.asked]
         named += [block.id for block in (self.spec, self.gate) if block is not None]
+        named += [gate for asked in self.commanded for gate in TOOLS.get(asked.tool, ())]
         return tuple(dict.fromkeys(named))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the playbook should know: where it says more than is asked, or something else."""
-        found = list(self.limits.notes)
-        languages = [str(n) for one in self.oracles for n in one.config.get("languages", ()) or ()]
-        unjudged = [name for name in languages if name not in JUDGED_LANGUAGES]
-        if unjudged:
-            found.append(
-                f"no parser for {', '.join(unjudged)}: questions of code are put in the other languages"
-            )
-        stated, listed = self.test_matrix.scenario_count, self.listed
-        if stated is not None and stated < listed:
-            found.append(f"scenario_count is {stated}, but {listed} questions are listed: all are asked")
-        found += [one.said for one in self.skips]
-        missing = [name for name in FORMATS if name not in self.formats]
-        if missing and self.tier in (Tier.MVP, Tier.STANDARD, Tier.DEEP):
-            found.append(f"no word on {', '.join(missing)}: say why in skips")
-        answered = {gate: answers(gate) for gate in self.asked_gates}
-        found += [
-            f"{gate} is answered by {', '.join(ours)}" for gate, ours in answered.items() if gate not in ours
-        ]
-        return tuple(found)

@@ -116,11 +116,12 @@ class Expectation(Block):
     stderr_contains: str = ""
     """For the reader: a refusal is recognised by its kind, not by its wording."""
     stdout_contains: str = ""
+    """What the answer must hold."""
     no_panic: Switch = True
+    """For the reader, as the next three: a crash, an empty answer and garbage are always held against the model."""
     no_sigsegv: Switch = True
     stdout_not_empty: Switch = False
     garbage_check: Switch = False
-    """False: the text must not be garbage."""
     min_unique_chars: Whole | None = Field(default=None, ge=0)
 
     @property

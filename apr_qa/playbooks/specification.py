@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from apr_qa.playbooks import commands
@@ -19,6 +19,7 @@ class SpecBlock(Block):
     section: str = ""
     document: str = ""
     requirement: str = ""
+    """For the reader."""
 
 
 class SpecGate(Block):
@@ -29,8 +30,9 @@ class SpecGate(Block):
     condition: str = ""
     """For the reader: what a gateway asks is fixed."""
     failure_action: Literal["zero_mqs", "block", ""] = ""
-    """A failed gateway always makes the score zero."""
+    """For the reader: a failed gateway always makes the score zero."""
     failure_message: str = ""
+    """For the reader."""
 
 
 class GarbageCondition(Block):
@@ -40,6 +42,7 @@ class GarbageCondition(Block):
     description: str = ""
     threshold: Number | None = None
     formula: str = ""
+    """For the reader."""
 
 
 class GarbageOracle(Block):
@@ -98,6 +101,7 @@ class CommandTest(Block):
     command: Text
     expected: Any = None
     falsified_if: str = ""
+    """For the reader."""
     severity: Literal["P0", "P1", "P2"] = "P0"
 
     @model_validator(mode="after")
@@ -107,12 +111,31 @@ class CommandTest(Block):
 
     def asked(self) -> list[commands.Asked]:
         """Return what the command line asks."""
-        try:
-            return commands.read(self.command)
-        except commands.NotUnderstood as error:
-            raise PydanticCustomError(
-                "command", "is not understood: {said}", {"said": str(error), "under": ("command",)}
-            ) from None
+        return _asked(self.command)
+
+
+class Reproduction(Block):
+    """How a fault was seen. A command line is asked; the rest is for the reader."""
+
+    model_config = ConfigDict(extra="allow")
+
+    command: str = ""
+    expected_output_contains: Listed[str] = ()
+    """Texts that the answer to the command must hold."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"steps": value}
+
+    @model_validator(mode="after")
+    def _understood(self) -> Self:
+        self.asked()
+        return self
+
+    def asked(self) -> list[commands.Asked]:
+        """Return what the command line asks."""
+        return _asked(self.command) if self.command else []
 
 
 class Skip(Block):
@@ -126,3 +149,12 @@ class Skip(Block):
     def said(self) -> str:
         issue = f" ({self.tracking_issue})" if self.tracking_issue else ""
         return f"the playbook skips {self.format_or_backend}: {self.reason}{issue}"
+
+
+def _asked(command: str) -> list[commands.Asked]:
+    try:
+        return commands.read(command)
+    except commands.NotUnderstood as error:
+        raise PydanticCustomError(
+            "command", "is not understood: {said}", {"said": str(error), "under": ("command",)}
+        ) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from apr_qa.playbooks.fields import (
@@ -76,24 +76,21 @@ class Fingerprint(Suite):
     tensors: str = "all"
     """For the reader: all tensors are measured."""
     stats: Listed[Literal["mean", "std", "min", "max", "checksum"]] = ()
+    """For the reader: all of them are measured."""
 
 
 class ValidateStats(Suite):
     """Statistics of tensors against the ground truth's."""
 
     reference: str = ""
-    """Must be empty or ``safetensors``: the ground truth of the run is the reference."""
+    """For the reader: the ground truth of the run is the reference."""
     tolerance: dict[str, Number] = Field(default_factory=dict)
     """For the reader: limits follow from the storage type, and are tighter."""
 
-    @field_validator("reference", mode="after")
-    @classmethod
-    def _truth(cls, reference: str) -> str:
-        if reference not in ("", "safetensors", "ground_truth"):
-            raise PydanticCustomError(
-                "reference", "the reference is the ground truth of the run; remove the line"
-            )
-        return reference
+    @property
+    def foreign_reference(self) -> bool:
+        """Say whether it names another reference than the ground truth."""
+        return self.enabled and self.reference not in ("", "safetensors", "ground_truth")
 
 
 class DifferentialTests(Block):
@@ -199,7 +196,7 @@ class PropertyTests(Suite):
 
     cases: Whole = Field(default=100, ge=1, le=10_000)
     max_shrink_iters: Whole = Field(default=1000, ge=0)
-    """0: a counterexample is reported as it was found."""
+    """Cases that are tried to make a counterexample smaller; 0: it is reported as it was found."""
     names: Listed[Text] = ()
     """Only these properties. Default: all."""
 
@@ -215,20 +212,23 @@ class FalsificationGate(Suite):
 
 
 class VerificationGate(Block):
-    """What has to hold for a ticket to be closed: a gate, or a tool that has to succeed."""
+    """What has to hold for a ticket to be closed: a gate, a tool that has to succeed, or that it simply works."""
 
     id: Text
     description: str = ""
     gate: GateId | None = None
     tool: str = ""
     args: Listed[str] = ()
+    """For the reader."""
     condition: str = ""
     severity: Literal["P0", "P1", "P2"] = "P0"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if bool(self.gate) == bool(self.tool):
-            raise PydanticCustomError("which", "give either gate or tool")
+        if self.gate and self.tool:
+            raise PydanticCustomError("which", "give either gate or tool, not both")
+        if not (self.gate or self.tool or self.condition):
+            raise PydanticCustomError("which", "give a gate, a tool or a condition")
         if self.tool and self.tool not in TOOLS:
             said = f"no tool is called {self.tool!r}; there are {', '.join(TOOLS)}"
             raise PydanticCustomError("tool", "{said}", {"said": said, "under": ("tool",)})
@@ -236,7 +236,7 @@ class VerificationGate(Block):
 
     @property
     def asked(self) -> tuple[str, ...]:
-        return (self.gate,) if self.gate else TOOLS[self.tool]
+        return (self.gate,) if self.gate else TOOLS[self.tool or "qa"]
 
 
 TOOLS: dict[str, tuple[str, ...]] = {
@@ -253,6 +253,8 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "bench": ("F-PERF-001",),
     "profile": ("F-PERF-001",),
     "trace": ("F-TRACE-PAYLOAD-001",),
+    "canary": ("F-CANARY-001", "F-CANARY-002", "F-CANARY-003"),
+    "pull": ("PROV-007",),
     "qa": ("G0", "G1", "G2", "G3", "G4"),
 }
 """Tool of the ancestor's program -> gates here that ask the same."""

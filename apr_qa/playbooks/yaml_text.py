@@ -21,6 +21,9 @@ MAX_VALUES = 20_000
 
 Location = tuple[str | int, ...]
 
+MERGE = "<<"
+"""The key that brings in the fields of another mapping; those beside it win."""
+
 _VARIABLE = re.compile(r"\$(\$?)\{([^{}\s]*)\}")
 _PREFIX = "tag:yaml.org,2002:"
 
@@ -35,7 +38,7 @@ _Loader.add_implicit_resolver(
     _PREFIX + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
 )
 _Loader.add_implicit_resolver(_PREFIX + "null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(_PREFIX + "int", re.compile(r"[-+]?[0-9]{1,18}\Z"), list("-+0123456789"))
+_Loader.add_implicit_resolver(_PREFIX + "int", re.compile(r"[-+]?[0-9]{1,20}\Z"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     _PREFIX + "float",
     re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?\Z"),
@@ -91,7 +94,10 @@ def _composed(content: bytes, document: Document) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(part for part in (error.context, error.problem) if part)
-        document.faults.append((mark.line + 1 if mark else 1, f"not YAML: {said}"))
+        line = mark.line + 1 if mark else 1
+        unquoted = "${" in "".join(text.splitlines()[line - 1 : line])
+        hint = "; between braces or brackets, ${…} stands in quotes" if unquoted else ""
+        document.faults.append((line, f"not YAML: {said}{hint}"))
         return None
     except yaml.YAMLError as error:
         document.faults.append((1, f"not YAML: {' '.join(str(error).split())}"))
@@ -135,19 +141,34 @@ class _Builder:
 
     def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
+        merged: list[dict[str, Any]] = []
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 self._fault(line, "a key must be plain text")
                 continue
             key = key_node.value
+            if key == MERGE and not key_node.style:
+                merged += self._merged(value_node, location, line)
+                continue
             if key in mapping:
                 first = self.document.lines[(*location, key)]
                 self._fault(line, f"{_dotted((*location, key))}: given twice, first in line {first}")
                 continue
             self.document.lines[(*location, key)] = line
             mapping[key] = self._value(value_node, (*location, key))
+        for other in merged:
+            mapping = {**other, **mapping}
         return mapping
+
+    def _merged(self, node: yaml.Node, location: Location, line: int) -> list[dict[str, Any]]:
+        """Return the mappings that ``<<`` brings in, the first of which goes before the others."""
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if not all(isinstance(one, yaml.MappingNode) for one in nodes):
+            self._fault(line, f"{_dotted((*location, MERGE))}: a mapping or a list of mappings goes here")
+            return []
+        found = (self._value(one, location) for one in nodes)
+        return [one for one in found if isinstance(one, dict)]
 
     def _scalar(self, node: yaml.Node, line: int) -> Any:
         kind = node.tag.removeprefix(_PREFIX)
