@@ -5,13 +5,11 @@ from __future__ import annotations
 import queue
 from typing import Any
 
-import msgspec
-
 from apr_qa import processes
 from apr_qa.plan import HEADER_GATE, conversion_batch
 from apr_qa.processes import with_last_words
+from apr_qa.protocol import Job, written
 from apr_qa.vocabulary import Artifact, Claim, Scenario, Target
-from apr_qa.worker import Job
 
 READING_LIMIT_S = 300.0
 """For opening a file and for one question about it, each."""
@@ -31,19 +29,20 @@ def ask(artifact: Artifact, check: str) -> dict[str, Any]:
 def convert(source: Artifact, wanted: Artifact) -> dict[str, Any]:
     """Convert in a worker of its own and return the facts; ``error`` if it refuses or dies."""
     batch = conversion_batch("", source, wanted, 0)
-    job = Job(target=batch.target, artifact=wanted, source=source, scenarios=batch.scenarios)
+    job = Job(target=batch.target, artifact=wanted, source=source, scenarios=tuple(batch.scenarios))
     return _single(job, CONVERSION_LIMIT_S)
 
 
 def _single(job: Job, limit_s: float) -> dict[str, Any]:
     with processes.worker(processes.engine_environment(1)) as child:
-        child.send(msgspec.json.encode(job))
+        child.send(written(job))
         try:
             while (message := child.receive(limit_s)) is not None:
-                if message["event"] in ("refused", "failed"):
-                    return {"error": message["reason"]}
-                if message["event"] == "answer":
-                    return dict(message["response"]["facts"])
+                processes.blame_machine(message)
+                if message.event == "refused":
+                    return {"error": message.reason}
+                for answer in message.answers:
+                    return {"error": answer.reason} if answer.response is None else answer.response.facts
         except queue.Empty:
             return {"error": f"no answer within {limit_s:g} s"}
         return {"error": with_last_words(f"the worker ended: {child.exit_description()}", child)}

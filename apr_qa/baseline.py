@@ -15,15 +15,14 @@ def speeds(path: Path) -> dict[str, float]:
     """Return cell -> tokens per second of a stored evidence file; empty if there is none that can be read."""
     if not path.is_file():
         return {}
+    found = {}
     try:
-        _, entries = evidence.read(path)
+        for entry in evidence.stream(path)[1]:
+            facts = entry.response.facts if entry.response is not None else {}
+            if entry.gate_id == GATE and facts.get("tokens_per_s"):
+                found[entry.scenario.target.cell] = float(facts["tokens_per_s"])
     except AprQaError:
         return {}
-    found = {}
-    for entry in entries:
-        facts = entry.response.facts if entry.response is not None else {}
-        if entry.gate_id == GATE and facts.get("tokens_per_s"):
-            found[entry.scenario.target.cell] = float(facts["tokens_per_s"])
     return found
 
 

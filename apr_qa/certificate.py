@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apr_qa.errors import EvidenceDamaged
+from apr_qa.groups import Selection
+from apr_qa.tally import Tally, tallied
 from apr_qa.vocabulary import DEVICES, FORMATS, Evidence, EvidenceHeader, Outcome
 
 if TYPE_CHECKING:
@@ -109,10 +110,11 @@ class Certificate(_Part):
 
 
 def issue(
-    header: EvidenceHeader, evidence: Sequence[Evidence], score: Score, evidence_sha256: str
+    header: EvidenceHeader, evidence: Tally | Iterable[Evidence], score: Score, evidence_sha256: str
 ) -> Certificate:
     """Return the certificate of one evidence file; the same input gives the same certificate."""
-    findings = _findings(evidence)
+    tally = tallied(evidence)
+    doubts = tally.all.where(lambda e: e.outcome.counted and e.outcome is not Outcome.CORROBORATED)
     covered, planned = score.coverage
     return Certificate(
         model_id=header.model.id,
@@ -134,14 +136,14 @@ def issue(
         failure_rate_upper_95=score.failure_rate_upper,
         ground_truth=header.ground_truth,
         artifacts=_artifacts(header),
-        speeds=_speeds(evidence),
-        findings=findings[:MAX_FINDINGS],
-        findings_total=len(findings),
+        speeds=_speeds(tally),
+        findings=_findings(doubts),
+        findings_total=len(doubts),
         apr_qa=header.apr_qa,
         playbook=PlaybookIdentity(name=header.playbook, sha256=header.playbook_sha256),
         evidence_sha256=evidence_sha256,
         started=header.started,
-        finished=max((entry.timestamp for entry in evidence), default=""),
+        finished=tally.latest,
     )
 
 
@@ -178,12 +180,13 @@ def _artifacts(header: EvidenceHeader) -> tuple[CertifiedArtifact, ...]:
     )
 
 
-def _findings(evidence: Sequence[Evidence]) -> tuple[Finding, ...]:
-    """Return every counted entry that does not corroborate: P0 first, failures before doubts, then by id."""
-    doubts = [
-        entry for entry in evidence if entry.outcome.counted and entry.outcome is not Outcome.CORROBORATED
-    ]
-    doubts.sort(key=lambda entry: (entry.severity, not entry.outcome.failed, entry.gate_id, entry.id))
+def _findings(doubts: Selection) -> tuple[Finding, ...]:
+    """Return counted entries that do not corroborate: P0 first, failures before doubts, then by id.
+
+    A group keeps more of them than are listed, so that the first of all are among those that it keeps.
+    """
+    found = doubts.entries()
+    found.sort(key=lambda entry: (entry.severity, not entry.outcome.failed, entry.gate_id, entry.id))
     return tuple(
         Finding(
             gate_id=entry.gate_id,
@@ -193,7 +196,7 @@ def _findings(evidence: Sequence[Evidence]) -> tuple[Finding, ...]:
             reason=entry.reason,
             evidence=entry.id,
         )
-        for entry in doubts
+        for entry in found[:MAX_FINDINGS]
     )
 
 
@@ -203,12 +206,17 @@ def _target(entry: Evidence) -> str:
     return f"{target.cell} {target.quantization}".rstrip()
 
 
-def _speeds(evidence: Sequence[Evidence]) -> dict[str, float | None]:
+def _speeds(tally: Tally) -> dict[str, float | None]:
     """Return the median speed of each format and device over the ``run`` entries that hold text."""
-    measured: dict[str, list[float]] = {f"{form}_{device}": [] for form in FORMATS for device in DEVICES}
-    for entry in evidence:
-        target, response = entry.scenario.target, entry.response
-        if target.modality != "run" or response is None or not response.text or not response.tokens_per_s:
-            continue
-        measured.setdefault(f"{target.format}_{target.backend}", []).append(response.tokens_per_s)
-    return {name: statistics.median(values) if values else None for name, values in measured.items()}
+    ran = tally.all.where(lambda entry: entry.scenario.target.modality == "run" and _has_text(entry))
+    by_place = ran.by(lambda entry: f"{entry.scenario.target.format}_{entry.scenario.target.backend}")
+    names = dict.fromkeys(
+        [*(f"{form}_{device}" for form in FORMATS for device in DEVICES), *sorted(by_place)]
+    )
+    # A rate of zero is none that was measured.
+    medians = {name: ran.median("rates", zeros=False) for name, ran in by_place.items()}
+    return {name: medians.get(name) for name in names}
+
+
+def _has_text(entry: Evidence) -> bool:
+    return entry.response is not None and bool(entry.response.text)

@@ -27,6 +27,7 @@ EXCEEDED = "memory limit exceeded"
 _SUFFIXES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+_OOM_COUNTS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 _SIGNS = (
     "MemoryError",
     "std::bad_alloc",
@@ -52,6 +53,33 @@ def machine_memory() -> int:
         return total
 
 
+def free_memory() -> int:
+    """Return the bytes that processes of this machine or container may take without others losing theirs."""
+    free = [machine_memory()]
+    found = re.search(rb"^MemAvailable:\s+(\d+) kB", _bytes(Path("/proc/meminfo")), re.MULTILINE)
+    if found:
+        free.append(int(found[1]) << 10)
+    used = _bytes(_CGROUP.with_name("memory.current")).strip()
+    limit = _bytes(_CGROUP).strip()
+    if used.isdigit() and limit.isdigit():
+        cached = re.search(rb"^inactive_file (\d+)", _bytes(_CGROUP.with_name("memory.stat")), re.MULTILINE)
+        free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return min(free)
+
+
+def oom_kills() -> int:
+    """Return how often the kernel has killed a process of this machine or container for lack of memory."""
+    counts = (re.search(rb"^oom_kill (\d+)", _bytes(path), re.MULTILINE) for path in _OOM_COUNTS)
+    return sum(int(count[1]) for count in counts if count)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def stated_limit() -> int | None:
     """Return what the environment asks for in bytes, 0 for no limit, None if it says nothing."""
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
@@ -72,7 +100,7 @@ def reading_limit(files: Sequence[str]) -> int:
     stated = stated_limit()
     if stated is not None:
         return stated
-    size = sum(_size(Path(file)) for file in files if file)
+    size = sum(file_bytes(Path(file)) for file in files if file)
     return min(int(MACHINE_SHARE * machine_memory()), READING_BYTES + READING_FACTOR * size)
 
 
@@ -117,7 +145,7 @@ def died_of_memory(last_words: str) -> bool:
     return any(sign in last_words for sign in _SIGNS)
 
 
-def _size(path: Path) -> int:
+def file_bytes(path: Path) -> int:
     """Return the bytes of a file, or of the files directly in a folder."""
     try:
         if path.is_dir():

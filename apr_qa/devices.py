@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.metadata
+import math
 import os
 import platform
 from pathlib import Path
@@ -18,6 +19,7 @@ ENGINES = ("torch", "transformers", "tokenizers", "safetensors", "llama-cpp-pyth
 
 _CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 _NAME_BYTES = 256
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @functools.cache
@@ -58,10 +60,13 @@ def gpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may use; a container may get only the time of some of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return cores
 
 
 def describe_environment() -> dict[str, str]:

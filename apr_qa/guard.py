@@ -11,16 +11,20 @@ import runpy
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from apr_qa import confinement
 
 
-def exit_with_parent() -> None:
-    """Start a thread that ends this process when standard input reaches its end."""
+def exit_with_parent(heard: Callable[[bytes], None] = lambda _: None) -> None:
+    """Start a thread that ends this process when standard input reaches its end.
+
+    What comes before the end is given to ``heard`` piece by piece.
+    """
 
     def watch() -> None:
-        while os.read(0, 4096):
-            pass
+        while said := os.read(0, 1 << 16):
+            heard(said)
         if os.getpgrp() == os.getpid():  # what this process started goes with it
             os.killpg(0, signal.SIGKILL)
         os._exit(0)

@@ -5,14 +5,14 @@ The same function judges while a run is going on and when stored evidence is ver
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from apr_qa.gates import GATES, summarise
 from apr_qa.oracles import ORACLES
+from apr_qa.tally import Tally, tallied
 from apr_qa.vocabulary import Evidence, EvidenceHeader, GateVerdict, Judgement, Outcome, Response, Scenario
 
 GATEWAYS = ("G0", "G1", "G2", "G3", "G4")
@@ -30,9 +30,9 @@ def judge(scenario: Scenario, response: Response) -> tuple[Judgement, dict[str, 
     metrics: dict[str, Any] = {}
     if (response.text or "").strip() and garbage.outcome is Outcome.FALSIFIED:
         metrics["garbage"] = garbage.reason
-    if garbage.outcome is Outcome.FALSIFIED:
+    if garbage.outcome is Outcome.FALSIFIED or claim.oracle in ("", "garbage"):
         return garbage, metrics
-    return ORACLES.get(claim.oracle or "garbage").check(claim, response, dict(claim.params)), metrics
+    return ORACLES.get(claim.oracle).check(claim, response, dict(claim.params)), metrics
 
 
 def rejudge(entry: Evidence) -> Evidence:
@@ -43,21 +43,20 @@ def rejudge(entry: Evidence) -> Evidence:
     return msgspec.structs.replace(entry, outcome=judgement.outcome, reason=judgement.reason, metrics=metrics)
 
 
-def verdicts(header: EvidenceHeader, evidence: Sequence[Evidence]) -> tuple[GateVerdict, ...]:
+def verdicts(header: EvidenceHeader, evidence: Tally | Iterable[Evidence]) -> tuple[GateVerdict, ...]:
     """Return the verdicts of the five gateways, of gates that look across targets and found something to judge,
     and of every gate that the evidence mentions."""
-    by_gate: dict[str, list[Evidence]] = defaultdict(list)
-    for entry in evidence:
-        by_gate[entry.gate_id].append(entry)
+    tally = tallied(evidence)
     gateways = []
     for name in GATEWAYS:
         verdict = GATES.get(name).verdict
         if verdict is not None:
-            gateways.append(verdict(header, evidence))
+            gateways.append(verdict(header, tally))
     across = [
-        gate.verdict(header, evidence)
+        gate.verdict(header, tally)
         for name, gate in GATES.items()
         if gate.verdict is not None and name not in GATEWAYS
     ]
     judged = [verdict for verdict in across if verdict.outcome is not None]
+    by_gate = tally.all.by(lambda entry: entry.gate_id)
     return (*gateways, *judged, *(summarise(GATES.get(name), by_gate[name]) for name in sorted(by_gate)))

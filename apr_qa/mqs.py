@@ -28,6 +28,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from apr_qa.tally import Tally, tallied
 from apr_qa.vocabulary import Evidence, GateVerdict, Outcome, Record, Severity, Tier
 
 CERTIFIED = "CERTIFIED"
@@ -138,7 +139,7 @@ def failure_rate_upper(failures: int, trials: int, confidence: float = _CONFIDEN
 def score(
     tier: Tier,
     gateways: Sequence[GateVerdict],
-    evidence: Sequence[Evidence],
+    evidence: Tally | Iterable[Evidence],
     planned_cells: Sequence[str],
     covered_cells: int,
     planned: int = 0,
@@ -151,10 +152,11 @@ def score(
     """
     across = [verdict for verdict in gateways if verdict.gate_id.partition("-")[0] not in GATEWAYS]
     gateways = [verdict for verdict in gateways if verdict not in across]
-    counts = Counter(entry.outcome for entry in evidence)
+    tally = tallied(evidence)
+    counts = tally.outcomes()
     held, counted = counts[Outcome.CORROBORATED], sum(counts[item] for item in Outcome if item.counted)
-    blocking = _blocking((*across, *evidence))
-    points, status, reason = _verdict(tier, gateways, evidence, (held, counted), planned, blocking)
+    blocking = _blocking((*across, *(group.first for group in tally.all.groups)))
+    points, status, reason = _verdict(tier, gateways, counts, (held, counted), planned, blocking)
     return Score(
         score=points,
         grade=NO_GRADE if status == PENDING else grade(points),
@@ -163,7 +165,7 @@ def score(
         rate=held / counted if counted else None,
         counts={item.value: counts[item] for item in Outcome},
         gateways=tuple(sorted(gateways, key=lambda verdict: verdict.gate_id)),
-        categories=_categories(evidence),
+        categories=_categories(tally),
         failure_rate_upper=failure_rate_upper(counted - held, counted),
         coverage=(covered_cells, len(planned_cells)),
     )
@@ -172,7 +174,7 @@ def score(
 def _verdict(
     tier: Tier,
     gateways: Sequence[GateVerdict],
-    evidence: Sequence[Evidence],
+    counts: Counter[Outcome],
     held_of: tuple[int, int],
     planned: int,
     blocking: set[str],
@@ -187,15 +189,11 @@ def _verdict(
         return base, BLOCKED, f"P0 failed: {', '.join(sorted(blocking))}"
     if unproven:
         return None, PENDING, f"unproven: {', '.join(unproven)}"
-    if len(evidence) < planned:
-        return (
-            None,
-            PENDING,
-            f"run incomplete: {planned - len(evidence)} of {planned} scenarios left no evidence",
-        )
-    skipped = sum(entry.outcome is Outcome.SKIPPED for entry in evidence)
+    total, skipped = counts.total(), counts[Outcome.SKIPPED]
+    if total < planned:
+        return None, PENDING, f"run incomplete: {planned - total} of {planned} scenarios left no evidence"
     if skipped:
-        return None, PENDING, f"run incomplete: {skipped} of {len(evidence)} scenarios were skipped"
+        return None, PENDING, f"run incomplete: {skipped} of {total} scenarios were skipped"
     if base is None:
         return None, PENDING, "nothing was tried that counts"
     return _by_tier(tier, held_of, base)
@@ -235,13 +233,14 @@ def _by_tier(tier: Tier, held_of: tuple[int, int], base: int) -> tuple[int, str,
     return 950 + min(50, math.floor((rate - _CERTIFY_RATE) * 1000)), CERTIFIED, share
 
 
-def _categories(evidence: Iterable[Evidence]) -> dict[str, dict[str, Any]]:
+def _categories(tally: Tally) -> dict[str, dict[str, Any]]:
     """Return rate and number of counted entries for each category."""
     seen, good = Counter[str](), Counter[str]()
-    for entry in evidence:
+    for group in tally.all.groups:
+        entry = group.first
         if entry.outcome.counted:
-            seen[category(entry.gate_id)] += 1
-            good[category(entry.gate_id)] += entry.outcome is Outcome.CORROBORATED
+            seen[category(entry.gate_id)] += group.count
+            good[category(entry.gate_id)] += group.count if entry.outcome is Outcome.CORROBORATED else 0
     return {
         name: {"rate": good[name] / seen[name] if seen[name] else None, "n": seen[name]}
         for name in CATEGORIES

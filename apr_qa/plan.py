@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apr_qa.comparison.claims import file_claims
+from apr_qa.crossing import Crossed, crossed
 from apr_qa.inspecting.claims import CLOSE_LOOKS, OF_APR
 from apr_qa.logits.claims import logit_claims
 from apr_qa.trips.claims import trip_claims
@@ -46,7 +47,7 @@ FILE_CLAIMS: tuple[tuple[str, str, Severity], ...] = (
     ("F-SEC-001", "names", Severity.P1),
     ("F-SEC-002", "texts", Severity.P2),
     ("F-SEC-003", "growth", Severity.P1),
-    ("F-SEC-TEMPLATE-001", "surroundings", Severity.P1),
+    ("F-SEC-TEMPLATE-001", "surroundings", Severity.P0),
     ("F-VALID-COMPANION-001", "companions", Severity.P1),
     ("F-VALID-TYPE-001", "file_type", Severity.P1),
     ("F-VALID-POST-001", "finite", Severity.P0),
@@ -67,7 +68,8 @@ class Batch(Record, frozen=True):
     target: Target
     """What is loaded; the scenarios' own targets differ from it in modality only."""
     artifact: Artifact
-    scenarios: tuple[Scenario, ...]
+    scenarios: Sequence[Scenario]
+    """All of them, or a product that makes each when it is asked for."""
     wave: int = 0
     inapplicable: str = ""
     """Why none of it can run on this machine."""
@@ -168,21 +170,20 @@ def inference_batches(
 
     ``protocol`` is what a server is asked besides.
     """
-    served: list[Scenario] = []
-    in_process: list[Scenario] = []
-    for scenario in scenarios:
-        (served if scenario.target.modality == "serve" else in_process).append(scenario)
+    parts = crossed(scenarios).parts
+    served = [part for part in parts if part[0].modality == "serve"]
+    in_process = [part for part in parts if part[0].modality != "serve"]
     batches = []
     for members in (in_process, served):
         if members:
-            target = members[0].target
-            ready = Scenario(target=target, claim=load_claim(target.modality))
-            besides = protocol if target.modality == "serve" else ()
+            target = members[0][0]
+            besides = tuple(protocol) if target.modality == "serve" else ()
+            asked = [(target, (load_claim(target.modality),)), *members, (target, besides)]
             batches.append(
                 Batch(
                     target=target,
                     artifact=artifact,
-                    scenarios=(ready, *members, *(Scenario(target=target, claim=one) for one in besides)),
+                    scenarios=Crossed(asked),
                     wave=wave,
                     inapplicable=inapplicable,
                 )
@@ -314,8 +315,11 @@ def headers_only(batch: Batch) -> Batch:
     return Batch(target=batch.target, artifact=batch.artifact, scenarios=kept, wave=batch.wave)
 
 
-def kernel_batch(model: str, artifact: Artifact, folders: Sequence[str]) -> Batch:
-    """Return the claims that allow to judge a model by its header: its kernel class is known and proven."""
+def kernel_batch(model: str, artifact: Artifact, folders: Sequence[str], proof: str = "") -> Batch:
+    """Return the claims that allow to judge a model by its header: its kernel class is known and proven.
+
+    ``proof``: the one model whose stored run counts.
+    """
     target = Target(
         model=model,
         format=artifact.format,
@@ -324,7 +328,8 @@ def kernel_batch(model: str, artifact: Artifact, folders: Sequence[str]) -> Batc
         modality="inspect",
         engine="inspect",
     )
-    params = {"check": "kernels", "model": model, "folders": list(folders)}
+    params: dict[str, str | list[str]] = {"check": "kernels", "model": model, "folders": list(folders)}
+    params |= {"proof": proof} if proof else {}
     scenarios = tuple(
         Scenario(
             target=target, claim=Claim(gate_id=gate, kind="measure", severity=Severity.P0, params=params)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ from apr_qa import (
     baseline,
     chosen_engine,
     clock,
+    evidence,
     isolation,
     packing,
     plan,
@@ -23,6 +24,7 @@ from apr_qa import (
     workspace,
 )
 from apr_qa.backends import BACKENDS
+from apr_qa.crossing import Crossed
 from apr_qa.derivation.batches import derivation_batches
 from apr_qa.devices import describe_environment
 from apr_qa.errors import EngineMissing, ModelUnavailable
@@ -32,54 +34,21 @@ from apr_qa.resolve import resolve
 from apr_qa.scenarios import claims
 from apr_qa.serving import commands
 from apr_qa.serving.claims import server_claims
+from apr_qa.settings import Settings as Settings
+from apr_qa.settings import Watcher as Watcher
 from apr_qa.suite_claims import Questions
 from apr_qa.vocabulary import (
     Artifact,
-    Evidence,
+    Claim,
     EvidenceHeader,
     Model,
     Record,
-    Scenario,
     Target,
     Tier,
 )
 
 _SOURCE_MARK = " (source)"
 """Behind the type of what the ground truth is or is made from, where the user brings a file of the same format."""
-
-
-class Settings(Record, frozen=True):
-    """What the person at the command line decides; everything else is in the playbook."""
-
-    output: str = "certifications"
-    given: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Format -> path of artifacts the user brings."""
-    policy: str = ""
-    """Failure policy; empty takes the playbook's."""
-    timeout_s: float = 0.0
-    jobs: int = 0
-    gpu: bool = True
-    download: bool = True
-    resume: bool = False
-    endpoint: str = ""
-    engine: str = ""
-    """Registered engine that runs the formats which it takes; empty: the usual ones."""
-    converter: str = ""
-    """Converter under test; empty: the built-in one."""
-    compare: bool = True
-    """False leaves comparisons of formats out; they count as inapplicable."""
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes on."""
-
-    def say(self, text: str) -> None: ...
-
-    def planned(self, scenarios: int) -> None: ...
-
-    def happened(self, entry: Evidence) -> None: ...
-
-    def andon(self, entry: Evidence) -> None: ...
 
 
 class Prepared(Record, frozen=True):
@@ -222,7 +191,10 @@ def _batches(
         for a in stock.artifacts
     ]
     if tier is Tier.DIM_SMOKE:
-        kernels = [plan.kernel_batch(model.id, one, [settings.output]) for one in stock.artifacts[:1]]
+        kernels = [
+            plan.kernel_batch(model.id, one, [settings.output], book.kernel_proof_ref)
+            for one in stock.artifacts[:1]
+        ]
         return [plan.headers_only(batch) for batch in batches] + kernels
     stated_derivation = stated_derivations(book.derivation, book.source)
     derived = derivation_batches(model.id, stock.artifacts, stated_derivation)
@@ -286,26 +258,24 @@ def _cell_batches(
     settings: Settings,
     has_template: bool,
 ) -> list[plan.Batch]:
-    scenarios = list(_scenarios(model, artifact, device, asked, settings))
+    scenarios = _scenarios(model, artifact, device, asked, settings)
     reason = book.skipped(artifact.format, device)
     if not reason and device == "gpu" and not settings.gpu:
         reason = "--no-gpu was given"
     if not reason and scenarios:
-        reason = _unavailable({scenario.target for scenario in scenarios})
+        reason = _unavailable({target for target, _ in scenarios.parts})
     wave = stock.running_wave(artifact)
     protocol = server_claims(asked.tier, has_template=has_template)
     if reason or has_template:
         return plan.inference_batches(artifact, scenarios, wave=wave, inapplicable=reason, protocol=protocol)
-    chat = [scenario for scenario in scenarios if scenario.claim.kind == "chat"]
-    rest = [scenario for scenario in scenarios if scenario.claim.kind != "chat"]
+    chat = scenarios.where(lambda claim: claim.kind == "chat")
+    rest = scenarios.where(lambda claim: claim.kind != "chat")
     batches = plan.inference_batches(artifact, rest, wave=wave, protocol=protocol)
     if chat:
         without = "the model has no chat template"
         target = chat[0].target
         batches.append(
-            plan.Batch(
-                target=target, artifact=artifact, scenarios=tuple(chat), wave=wave, inapplicable=without
-            )
+            plan.Batch(target=target, artifact=artifact, scenarios=chat, wave=wave, inapplicable=without)
         )
     return batches
 
@@ -324,15 +294,16 @@ def _unavailable(targets: set[Target]) -> str:
 
 
 def _questions(model: Model, book: Playbook, tier: Tier, settings: Settings) -> Questions:
-    stored = Path(settings.output) / model.slug / "evidence.jsonl"
+    stored = evidence.stored(Path(settings.output) / model.slug)
     earlier = baseline.speeds(stored) if "min_kept" in book.limits.assertions else {}
     return Questions(book, tier, claims(book, tier), earlier)
 
 
 def _scenarios(
     model: Model, artifact: Artifact, device: str, asked: Questions, settings: Settings
-) -> Iterator[Scenario]:
+) -> Crossed:
     wanted = asked.book.modalities
+    parts: list[tuple[Target, Sequence[Claim]]] = []
     for modality in dict.fromkeys((*wanted, "run")):
         target = Target(
             model=model.id,
@@ -342,6 +313,6 @@ def _scenarios(
             modality=modality,
             engine=chosen_engine.engine_of(settings.engine, artifact.format),
         )
-        found = asked.of(target) if modality in wanted else asked.besides(target)
-        for claim in found:
-            yield Scenario(target=target, claim=claim)
+        found = asked.parts(target) if modality in wanted else (asked.besides(target),)
+        parts += [(target, claims) for claims in found]
+    return Crossed(parts)

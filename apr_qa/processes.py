@@ -17,11 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from apr_qa import confinement
 from apr_qa.errors import EnvironmentFault
+from apr_qa.protocol import Message, read_message
 
 STOP_GRACE_S = 10.0
 STDERR_TAIL_BYTES = 4_000
@@ -30,27 +31,40 @@ SEARCHED_BYTES = 64_000
 
 
 class Child:
-    """A running child that speaks JSON lines on its standard output."""
+    """A running child that speaks JSON lines on its standard output; ``read`` makes a message of a line."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        read: Callable[[bytes], Any] = json.loads,
+    ) -> None:
+        self._read_line = read
+        self._oom_kills = confinement.oom_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,
-            env={**os.environ, **(environment or {})},
-        )
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        except OSError as error:  # no more processes, descriptors or memory
+            self._stderr.close()
+            raise EnvironmentFault(
+                f"a process cannot be started: {error.strerror}", fix="free what is short; then --resume"
+            ) from error
+        self._lines: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
         with contextlib.suppress(ValueError):  # the pipe is closed by `close` while a line is awaited
             for line in self._process.stdout:
-                with contextlib.suppress(json.JSONDecodeError):
-                    self._lines.put(json.loads(line))
+                with contextlib.suppress(ValueError):  # something that is no message
+                    self._lines.put(self._read_line(line))
         self._lines.put(None)
 
     @property
@@ -64,12 +78,26 @@ class Child:
             self._process.stdin.write(message + b"\n")
             self._process.stdin.flush()
 
-    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+    def receive(self, timeout_s: float) -> Any:
         """Return the next message, or None when the child has ended; raises queue.Empty on time-out."""
         return self._lines.get(timeout=timeout_s)
 
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the child to end, and say whether it did."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=seconds)
+        return not self.alive()
+
+    def was_killed(self) -> bool:
+        """Say whether the child, which has ended, got a SIGKILL: from the kernel or from somebody else."""
+        return self._process.wait() == -signal.SIGKILL
+
+    def ran_out_of_memory(self) -> bool:
+        """Say whether the kernel has killed anything for lack of memory since the child was started."""
+        return confinement.oom_kills() > self._oom_kills
 
     def exit_description(self) -> str:
         """Say how the child ended: ``exit code 3`` or ``signal SIGSEGV``."""
@@ -131,12 +159,12 @@ def worker(environment: Mapping[str, str]) -> Child:
     Raises EnvironmentFault if it does not say hello: no model was touched yet, so none is to blame.
     """
     confinement.stated_limit()  # nonsense in the environment is the user's to hear of, before any model is
-    child = Child(["-m", "apr_qa.worker"], environment)
+    child = Child(["-m", "apr_qa.worker"], environment, read_message)
     try:
         greeting = child.receive(START_LIMIT_S)
     except queue.Empty:
         greeting = None
-    if greeting is None or greeting["event"] != "hello":
+    if greeting is None or greeting.event != "hello":
         reason = (
             f"a worker process could not start: {'hanging' if child.alive() else child.exit_description()}"
         )
@@ -146,20 +174,32 @@ def worker(environment: Mapping[str, str]) -> Child:
     return child
 
 
+def blame_machine(message: Message) -> None:
+    """Raise EnvironmentFault if a worker says that this machine kept it from working."""
+    if message.event == "broken":
+        raise EnvironmentFault(
+            message.reason, fix="make room or put it right; then run again with --resume, nothing is lost"
+        )
+
+
 def server(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
     """Start ``python -m MODULE ARG…`` as a guarded server process."""
     return Child(["-m", "apr_qa.guard", *arguments], environment)
 
 
-def isolated(program: str, configuration: str, control: socket.socket) -> subprocess.Popen[bytes]:
+def isolated(
+    program: str, configuration: str, control: socket.socket, wrapper: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Start an interpreter with nothing of ours in it: no environment, no installed packages, no open files.
 
-    ``program`` is run with ``configuration`` as its argument; ``control`` becomes descriptor 3.
+    ``program`` is run with ``configuration`` as its argument; ``control`` becomes descriptor 3. ``wrapper`` is a
+    command that starts it, in which links to the interpreter may lead nowhere.
     """
     descriptor = control.fileno()
+    interpreter = os.path.realpath(sys.executable) if wrapper else sys.executable
     entry = f"import os; os.dup2({descriptor}, 3); os.closerange(4, 1024); {program}"
     return subprocess.Popen(
-        [sys.executable, "-s", "-S", "-P", "-B", "-c", entry, configuration],
+        [*wrapper, interpreter, "-s", "-S", "-P", "-B", "-c", entry, configuration],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from apr_qa.crossing import Crossed, crossed
 from apr_qa.plan import Batch, Stock
 from apr_qa.properties import DEFAULT_BUDGET_S, PAIR, PROPERTIES, claim
-from apr_qa.vocabulary import Scenario
+from apr_qa.vocabulary import Claim, Target
 
 Cases = Mapping[str, Sequence[dict[str, Any]]]
 
@@ -24,38 +25,45 @@ def beside_truth(batches: Sequence[Batch], stock: Stock | None, cases: Cases) ->
 
 
 def _readied(batch: Batch, stock: Stock | None, cases: Cases) -> Iterator[Batch]:
-    if batch.inapplicable or not any(_is_property(scenario) for scenario in batch.scenarios):
+    asked = crossed(batch.scenarios)
+    if batch.inapplicable or not any(map(_is_property, asked.claims())):
         yield batch
         return
-    batch = msgspec.structs.replace(batch, scenarios=tuple(_with_cases(batch.scenarios, cases)))
+    asked = _with_cases(asked, cases)
     truth = stock.truth if stock is not None else None
     if stock is None or truth is None or batch.wave >= stock.wave(truth):
-        yield msgspec.structs.replace(batch, truth=truth)
+        yield msgspec.structs.replace(batch, scenarios=asked, truth=truth)
         return
-    later = tuple(scenario for scenario in batch.scenarios if _is_pair(scenario))
-    now = tuple(scenario for scenario in batch.scenarios if not _is_pair(scenario))
-    yield msgspec.structs.replace(batch, scenarios=now)
+    later = asked.where(_is_pair)
+    yield msgspec.structs.replace(batch, scenarios=asked.where(lambda claim: not _is_pair(claim)))
     if later:
         yield msgspec.structs.replace(batch, scenarios=later, truth=truth, wave=stock.wave(truth))
 
 
-def _with_cases(scenarios: Sequence[Scenario], cases: Cases) -> Iterator[Scenario]:
+def _with_cases(asked: Crossed, cases: Cases) -> Crossed:
     """Put a claim for every old counterexample before the first search of its property on a target."""
     begun: set[tuple[str, str]] = set()
-    for scenario in scenarios:
-        name = str(scenario.claim.params.get("property", ""))
-        key = (name, scenario.target.modality)
-        if _is_property(scenario) and key not in begun:
-            begun.add(key)
-            for case in cases.get(name, ()):
-                old = claim(PROPERTIES.get(name), 0, DEFAULT_BUDGET_S, examples=[case])
-                yield Scenario(target=scenario.target, claim=old)
-        yield scenario
+
+    def put(target: Target, claims: Sequence[Claim]) -> Sequence[Claim]:
+        found: list[Claim] = []
+        for one in claims:
+            key = (str(one.params.get("property", "")), target.modality)
+            if _is_property(one) and key not in begun:
+                begun.add(key)
+                property_ = PROPERTIES.get(key[0])
+                old = (
+                    claim(property_, 0, DEFAULT_BUDGET_S, examples=[case]) for case in cases.get(key[0], ())
+                )
+                found.extend(old)
+            found.append(one)
+        return tuple(found)
+
+    return asked.rewritten(put)
 
 
-def _is_property(scenario: Scenario) -> bool:
-    return scenario.claim.kind == "property"
+def _is_property(asked: Claim) -> bool:
+    return asked.kind == "property"
 
 
-def _is_pair(scenario: Scenario) -> bool:
-    return _is_property(scenario) and PROPERTIES.get(str(scenario.claim.params["property"])).needs == PAIR
+def _is_pair(asked: Claim) -> bool:
+    return _is_property(asked) and PROPERTIES.get(str(asked.params["property"])).needs == PAIR

@@ -45,7 +45,9 @@ class _Enough(BaseException):
 class Search:
     """The search for one claim; `facts` is what it found."""
 
-    def __init__(self, subject: Subject, member: Property, budget_s: float) -> None:
+    def __init__(
+        self, subject: Subject, member: Property, budget_s: float, max_shrinks: int | None = None
+    ) -> None:
         self.subject = subject
         self.member = member
         self.examples = 0
@@ -53,6 +55,8 @@ class Search:
         self.best: tuple[Case, Finding] | None = None
         self.unstable = False
         self.inapplicable = ""
+        self._max_shrinks = float("inf") if max_shrinks is None else max_shrinks
+        self._attempts = 0
         self._started = time.monotonic()
         self._budget_s = budget_s
         self._deadline = float("inf")
@@ -99,7 +103,9 @@ class Search:
     def _try(self, case: Case) -> None:
         import hypothesis
 
-        if time.monotonic() > self._deadline:
+        if self.best is not None:
+            self._attempts += 1
+        if time.monotonic() > self._deadline or self._attempts > self._max_shrinks:
             raise _Enough
         try:
             finding = self._finding(case)
@@ -140,7 +146,8 @@ class Search:
         ends = time.monotonic() + seconds
 
         def fails(case: Case) -> bool:
-            if time.monotonic() > ends:
+            self._attempts += 1
+            if time.monotonic() > ends or self._attempts > self._max_shrinks:
                 return False
             with contextlib.suppress(OutOfPromise):
                 finding = self._finding(case)
@@ -192,11 +199,13 @@ def answered(session: Any, scenario: Scenario, artifact: Artifact, truth: Artifa
 def answer(subject: Subject, claim: Claim) -> dict[str, Any]:
     """Return the facts of a claim of kind ``property``; raises Inapplicable.
 
-    ``claim.params``: ``property``, ``max_examples``, ``budget_s``, and ``examples``, which are tried first, and
+    ``claim.params``: ``property``, ``max_examples``, ``budget_s``, ``max_shrinks`` (cases that are tried to make a
+    counterexample smaller), and ``examples``, which are tried first, and
     ``reduce``: make the first of them that fails smaller, in at most ``max_examples`` trials.
     """
     member = PROPERTIES.get(str(claim.params["property"]))
-    search = Search(subject, member, float(claim.params.get("budget_s", 10.0)))
+    limits = float(claim.params.get("budget_s", 10.0)), claim.params.get("max_shrinks")
+    search = Search(subject, member, *limits)
     try:
         search.try_stored(list(claim.params.get("examples", ())))
     except _Enough:

@@ -29,9 +29,11 @@ class Replay(Record, frozen=True):
 def find(evidence_id: str, roots: list[Path]) -> tuple[EvidenceHeader, Evidence]:
     """Return header and entry of an id (or its beginning) from the evidence files under ``roots``."""
     hits: dict[str, tuple[EvidenceHeader, Evidence]] = {}
-    files = sorted(path for root in roots for path in root.rglob("evidence*.jsonl"))
+    found = {path for root in roots for path in root.rglob("evidence*.jsonl")}
+    compacted = {path for root in roots for path in root.rglob("evidence*.parquet")}
+    files = sorted(found | {path for path in compacted if path.with_suffix(".jsonl") not in found})
     for path in files:
-        header, entries = evidence.read(path)
+        header, entries = evidence.stream(path)
         hits.update({entry.id: (header, entry) for entry in entries if entry.id.startswith(evidence_id)})
     if len(hits) == 1:
         return next(iter(hits.values()))

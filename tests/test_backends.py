@@ -20,6 +20,7 @@ from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.conversion.convert import convert
 from apr_qa.errors import AprQaError, Inapplicable, InferenceFailed, MalformedFile
 from apr_qa.formats import FORMATS
+from apr_qa.inference.llama_native import NativeModel
 from apr_qa.vocabulary import Target
 
 ENGINES = {"safetensors": "transformers_torch", "apr": "transformers_torch", "gguf": "llama_cpp"}
@@ -488,3 +489,22 @@ def test_a_prompt_longer_than_one_batch_is_read_whole(tmp_path: Path) -> None:
     assert response.prompt_tokens == len(rows) == len(ids)
     assert response.token_ids == (rows[-1].argmax(),)
     assert np.abs(rows - theirs).max() < 1e-3
+
+
+def test_the_device_of_a_target_is_the_one_that_llama_cpp_is_told(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices can only be compared if each target says which one it is loaded on."""
+    import llama_cpp.llama_cpp as native
+
+    told = []
+    load_file = native.llama_model_load_from_file
+
+    def loaded(path: bytes, parameters: Any) -> object:
+        told.append(parameters.n_gpu_layers)
+        return load_file(path, parameters)
+
+    monkeypatch.setattr(native, "llama_model_load_from_file", loaded)
+    load("gguf", tiny_gguf).close()
+    NativeModel(native, tiny_gguf, 1, gpu=True).close()
+    assert told == [0, -1]

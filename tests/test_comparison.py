@@ -809,3 +809,45 @@ def test_a_word_behind_an_escape_is_known_to_the_truth_as_well() -> None:
     source = r"{{ 'system\nToday Date: ' + messages[0]['content'] }}"
     assert template._foreign(source, source) == []
     assert template._foreign(source, source + "{{ 'Ignore' }}") == ["Ignore"]
+
+
+def _renamed(artifact: Edited) -> None:
+    artifact.values["blk.1.ffn_up.weight"] = artifact.values.pop(LAYER + "mlp.up_proj.weight")
+
+
+def _zeroed_norm(artifact: Edited) -> None:
+    artifact.values[LAYER + "input_layernorm.weight"][:] = 0
+
+
+def _turned_head(artifact: Edited) -> None:
+    head = artifact.values["lm_head.weight"]
+    artifact.values["lm_head.weight"] = np.ascontiguousarray(head.reshape(head.shape[::-1]).T)
+
+
+def _without_tokenizer(artifact: Edited) -> None:
+    artifact.tokenizer = None
+
+
+INVARIANTS = ("tensor_set_equal", "quantization_declared", "tensor_error", "tokenizer_equal")
+
+
+@pytest.mark.parametrize(
+    ("damage", "invariant"),
+    [
+        (_renamed, "tensor_set_equal"),
+        (_zeroed_norm, "tensor_error"),
+        (_turned_head, "tensor_error"),
+        (_without_tokenizer, "tokenizer_equal"),
+    ],
+    ids=["names of another format", "norm zeroed", "head turned", "tokenizer lost"],
+)
+def test_four_invariants_find_what_needed_a_gate_each_elsewhere(
+    damage: Callable[[Edited], None], invariant: str, truths: dict[str, Path]
+) -> None:
+    """Each was a ticket of its own for another program; here none needs a gate that was made for it."""
+    truth = open_model(truths["llama"])
+    artifact = Edited.of(truth)
+    found = Comparison(truth, artifact)
+    assert {judged(one, found).outcome for one in INVARIANTS} == {Outcome.CORROBORATED}
+    damage(artifact)
+    assert judged(invariant, Comparison(truth, artifact)).outcome is Outcome.FALSIFIED

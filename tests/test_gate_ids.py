@@ -126,3 +126,10 @@ def test_a_judgement_does_not_depend_on_the_order_of_facts(gate: Gate) -> None:
     assert gate.check is not None
     for facts in (gate.corroborates, gate.falsifies):
         assert gate.check(sorted_keys(facts)) == gate.check(facts)
+
+
+def test_an_id_belongs_to_one_gate() -> None:
+    other = GATES.get("G1")
+    with pytest.raises(ValueError, match="registered twice"):
+        GATES.register("G0")(other)
+    assert GATES.get("G0").id == "G0"

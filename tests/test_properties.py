@@ -488,3 +488,12 @@ def test_a_protected_prompt_is_read_as_text_where_the_user_wrote_it(healthy: Sub
     ids = tokens(healthy.session.tokenize, prompt, templated=True)
     unprotected = tokens(healthy.session.tokenize, str(prompt[:]), templated=True)
     assert (ids.count(ends[0]), unprotected.count(ends[0])) == (1, 2)
+
+
+def test_a_counterexample_that_must_not_be_shrunk_is_told_as_it_was_found(llama_subject: Subject) -> None:
+    broken = with_session(llama_subject, LosesLetters(llama_subject.session))
+    found = tried(broken, "decode_encode", 300, max_shrinks=0)
+    assert outcome("decode_encode", found) is Outcome.FALSIFIED and not found["shrunk"]
+    assert len(tried(broken, "decode_encode", 300)["counterexample"]["text"]) <= len(
+        found["counterexample"]["text"]
+    )

@@ -107,6 +107,19 @@ def test_a_file_that_does_not_load_falsifies_the_load_claim_and_everything_that_
     assert entries[0].scenario.claim.kind == "load"
 
 
+def test_success_and_failure_are_filed_under_one_id_one_gate_and_one_model(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(tiny_gguf.read_bytes()[:4000])
+    good, bad = (work([batch(one, [claim("one"), claim("two")])]) for one in (tiny_gguf, path))
+    filed = [[(e.id, e.gate_id, e.severity, e.scenario.target.model) for e in run] for run in (good, bad)]
+    assert filed[0] == filed[1]
+    assert {e.outcome for e in good} == {Outcome.CORROBORATED} and {e.outcome for e in bad} == {
+        Outcome.FALSIFIED
+    }
+
+
 @pytest.mark.parametrize(
     ("policy", "severity", "skipped"),
     [

@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.backends.openai_http import is_ready
 from apr_qa.errors import EnvironmentFault, Inapplicable, InferenceFailed
-from apr_qa.serving.endpoint import Endpoint
+from apr_qa.serving.endpoint import Endpoint, at_once
 from apr_qa.serving.server import MAX_BODY_BYTES, create_app, serving
 from apr_qa.serving.server_requests import RequestError, messages, parse, prompts, wanted
 from apr_qa.vocabulary import Target
@@ -104,6 +104,28 @@ def test_a_list_of_prompts_is_answered_in_order(client: TestClient) -> None:
     alone = [client.post("/v1/completions", json={"prompt": t, **GREEDY}).json()["choices"][0] for t in texts]
     assert [choice["text"] for choice in together] == [choice["text"] for choice in alone]
     assert [choice["index"] for choice in together] == [0, 1, 2]
+
+
+def test_completions_and_chats_that_arrive_together_share_one_batch(
+    session: Session, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    generate = session.generate
+
+    def counted(requests: Any) -> Any:
+        batches.append(len(requests))
+        return generate(requests)
+
+    monkeypatch.setattr(session, "generate", counted)
+    asked = [
+        ("/completions", {"prompt": "hello", **GREEDY}),
+        ("/chat/completions", {"messages": USER, **GREEDY}),
+        ("/completions", {"prompt": "def add(a, b):", **GREEDY}),
+        ("/chat/completions", {"messages": USER, **GREEDY}),
+    ]
+    replies = at_once(lambda one: Endpoint(url).post(one[0], one[1]), asked)
+    assert [reply.status for reply in replies] == [200] * 4
+    assert batches == [4]
 
 
 def test_a_chat_goes_through_the_template_of_the_artifact(client: TestClient, session: Session) -> None:

@@ -15,7 +15,7 @@ from apr_qa import devices
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
 from apr_qa.formats import FORMATS
-from apr_qa.inference import chat_template, decoding, pretrained
+from apr_qa.inference import chat_template, decoding, pretrained, torch_prefill
 from apr_qa.inference.pretrained import INSTALL, blamed_on_engine
 from apr_qa.inference.protected_prompt import protected
 from apr_qa.tracing.session_checks import SessionChecks
@@ -144,21 +144,12 @@ class TorchSession:
 
     def prefill(self, prompts: Sequence[Sequence[int]], cells: int) -> npt.NDArray[np.float32]:
         import torch
-        from transformers import DynamicCache
 
-        width = max(len(prompt) for prompt in prompts)
-        device = self._model.device
-        # Left padding puts every last token at the end; the padding id is never attended to.
-        ids = torch.zeros((len(prompts), width), dtype=torch.long)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
-            mask[row, width - len(prompt) :] = 1
-        self._rows = list(range(len(prompts)))
-        self._mask = mask.to(device)
-        self._cache = DynamicCache(config=self._model.config)
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-        return self._forward(ids.to(device), positions)
+        with blamed_on_engine("the forward pass"), torch.inference_mode():
+            read = torch_prefill.read(self._model, prompts)
+            self._rows = list(range(len(prompts)))
+            self._cache, self._mask = read.cache, read.mask
+            return _array(read.logits)
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         import torch

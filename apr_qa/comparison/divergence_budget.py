@@ -63,7 +63,7 @@ Q2_K lie between their neighbours or beyond them and were not measured. Publishe
 NEAR = 2 / 3
 """Share of a limit beyond which a divergence is a near miss, twice the healthy twin, if that twin ran in the same
 engine. A twin that ran elsewhere lacks the engine's own rounding, so beyond it only the limit itself says anything:
-SmolLM2-135M showed 2.0 times such a twin in Q6_K and, with norm weights of one, 1.4 times (1.9 in one bucket) in F16."""
+SmolLM2-135M showed 2.0 times such a twin in Q6_K and 1.4 times (1.9 in a bucket) in F16 with norm weights of one."""
 
 _SHARES = {"kl_mean": 1.0, "kl_p99": 1.0, "kl_max": 2.0}
 """The maximum of a few hundred tokens is noisy: healthy files reach KL 10 on single tokens of long texts."""

@@ -6,7 +6,8 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.containers.gguf_header import read_header, type_sizes
+from apr_qa.containers.ggml_types import TYPES
+from apr_qa.containers.gguf_header import read_header
 from apr_qa.conversion.architectures import from_gguf_name, to_gguf_name
 from apr_qa.defects import Inexpressible
 from apr_qa.defects._image import Image, Stored, gguf_rows
@@ -147,7 +148,7 @@ class GgufImage(Image):
         parts = [b"GGUF", struct.pack("<IQQ", self.version, len(self.tensors), len(self.keys.values))]
         for key, (kind, raw) in self.keys.values.items():
             parts += [_text(key), struct.pack("<I", kind), raw]
-        numbers = {name: number for number, (name, _, _) in type_sizes().items()}
+        numbers = {name: number for number, (name, _, _) in TYPES.items()}
         at = 0
         for stored in self.tensors.values():
             dims = tuple(reversed(stored.shape))

@@ -31,13 +31,13 @@ def requantised(image: Image, name: str, dtype: str) -> npt.NDArray[np.uint8]:
     import numpy as np
 
     from apr_qa.comparison.healthy_rounding import gguf_blocks
-    from apr_qa.containers.gguf_header import type_sizes
+    from apr_qa.containers.ggml_types import BLOCKS
 
     values = image.read(name)
     blocks = gguf_blocks(values.reshape(-1, values.shape[-1]), dtype)
     if blocks is None:
         raise Inexpressible(f"needs rows that {dtype} can hold, and its quantiser")
-    size = next(block_bytes for kind, _, block_bytes in type_sizes().values() if kind == dtype)
+    size = BLOCKS[dtype][1]
     image.relabel(name, dtype=dtype)
     return np.ascontiguousarray(blocks).reshape(-1, size)
 

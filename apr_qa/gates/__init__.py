@@ -2,16 +2,20 @@
 
 Three kinds of gate share one record. A *facts* gate judges what a worker measured (``check``). A *text*
 gate leaves the judging to the oracle that its claims name. A *gateway* (``verdict``) looks at all evidence of
-a run. Every gate carries one example that corroborates it and one that falsifies it, and the tests run both.
+a run, counted in groups of alike entries (`apr_qa.tally`). Every gate carries one example that corroborates it and
+one that falsifies it, and the tests run both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from apr_qa.groups import Selection
 from apr_qa.plugins import Registry
+from apr_qa.tally import Tally, tallied
 from apr_qa.vocabulary import (
     Claim,
     Evidence,
@@ -27,7 +31,9 @@ GATES: Registry[Gate] = Registry("gates")
 
 Facts = Mapping[str, Any]
 Check = Callable[[Facts], Judgement]
-Verdict = Callable[[EvidenceHeader, Sequence[Evidence]], GateVerdict]
+Run = Tally | Iterable[Evidence]
+"""All evidence of a run, counted or not yet."""
+Verdict = Callable[[EvidenceHeader, Run], GateVerdict]
 
 
 @dataclass(frozen=True)
@@ -84,23 +90,33 @@ def text_example(
     return claim, Response(text=text, finish_reason="stop")
 
 
-def summarise(gate: Gate, entries: Sequence[Evidence]) -> GateVerdict:
+def over_all(judge: Callable[[EvidenceHeader, Tally], GateVerdict]) -> Verdict:
+    """Let a judge of counted evidence be given any: what is not counted yet is counted first."""
+
+    @functools.wraps(judge)
+    def judged(header: EvidenceHeader, evidence: Run) -> GateVerdict:
+        return judge(header, tallied(evidence))
+
+    return judged
+
+
+def summarise(gate: Gate, evidence: Selection | Iterable[Evidence]) -> GateVerdict:
     """Return what all entries of one gate say: one failure falsifies, nothing at all leaves it unproven."""
-    entries = sorted(entries, key=lambda entry: entry.id)
-    failed = [entry for entry in entries if entry.outcome.failed]
-    unjudged = [entry for entry in entries if entry.outcome is Outcome.INCONCLUSIVE]
-    passed = [entry for entry in entries if entry.outcome is Outcome.CORROBORATED]
+    entries = evidence if isinstance(evidence, Selection) else tallied(evidence).all
+    failed = entries.where(lambda entry: entry.outcome.failed)
+    unjudged = entries.where(lambda entry: entry.outcome is Outcome.INCONCLUSIVE)
+    passed = entries.where(lambda entry: entry.outcome is Outcome.CORROBORATED)
     if failed:
-        outcome: Outcome | None = failed[0].outcome
-        reason = f"{len(failed)} of {len(failed) + len(unjudged) + len(passed)} failed: {failed[0].reason}"
+        outcome: Outcome | None = failed.first.outcome
+        counted = len(failed) + len(unjudged) + len(passed)
+        reason = f"{len(failed)} of {counted} failed: {failed.first.reason}"
     elif unjudged:
-        outcome, reason = Outcome.INCONCLUSIVE, unjudged[0].reason
+        outcome, reason = Outcome.INCONCLUSIVE, unjudged.first.reason
     elif passed:
         outcome, reason = Outcome.CORROBORATED, f"{len(passed)} of {len(passed)} hold"
-    elif entries and all(entry.outcome is Outcome.INAPPLICABLE for entry in entries):
-        outcome, reason = Outcome.INAPPLICABLE, entries[0].reason
+    elif entries and all(group.first.outcome is Outcome.INAPPLICABLE for group in entries.groups):
+        outcome, reason = Outcome.INAPPLICABLE, entries.first.reason
     else:
         outcome, reason = None, "nothing speaks for it"
-    deciding = failed or unjudged or passed
-    ids = tuple(sorted(entry.id for entry in deciding))
+    ids = (failed or unjudged or passed).ids()
     return GateVerdict(gate_id=gate.id, severity=gate.severity, outcome=outcome, reason=reason, evidence=ids)

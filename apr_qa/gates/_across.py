@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from apr_qa.gates import Gate, Verdict, enter
+from apr_qa.gates import Gate, enter, over_all
+from apr_qa.groups import Selection
+from apr_qa.tally import Tally
 from apr_qa.vocabulary import (
     Artifact,
     Claim,
@@ -20,35 +21,25 @@ from apr_qa.vocabulary import (
     Severity,
     Target,
     Tier,
-    digest,
 )
 
-TEXT_KINDS = ("generate", "chat")
 SHOWN = 20
 
 
 def verdict(
-    gate_id: str, severity: Severity, outcome: Outcome | None, reason: str, deciding: Iterable[Evidence] = ()
+    gate_id: str,
+    severity: Severity,
+    outcome: Outcome | None,
+    reason: str,
+    deciding: Selection | Iterable[str] = (),
 ) -> GateVerdict:
     """Return a verdict that names at most `SHOWN` entries, in an order that does not depend on arrival."""
-    ids = tuple(sorted(entry.id for entry in deciding))[:SHOWN]
+    ids = deciding.ids(SHOWN) if isinstance(deciding, Selection) else tuple(sorted(deciding))[:SHOWN]
     return GateVerdict(gate_id=gate_id, severity=severity, outcome=outcome, reason=reason, evidence=ids)
 
 
-def texts(evidence: Iterable[Evidence]) -> list[Evidence]:
-    """Return the entries that asked for text, sorted by id."""
-    return sorted((e for e in evidence if e.scenario.claim.kind in TEXT_KINDS), key=lambda entry: entry.id)
-
-
-def by_question(evidence: Iterable[Evidence]) -> dict[str, list[Evidence]]:
-    """Return entries that asked the same of different targets."""
-    groups: dict[str, list[Evidence]] = defaultdict(list)
-    for entry in evidence:
-        groups[digest(entry.scenario.claim)].append(entry)
-    return groups
-
-
 def where(entry: Evidence) -> str:
+    """Return cell and type of the artifact of an entry."""
     target = entry.scenario.target
     return f"{target.cell} {target.quantization}".rstrip()
 
@@ -58,7 +49,7 @@ def across(
     severity: Severity,
     hypothesis: str,
     threshold: str,
-    judge: Verdict,
+    judge: Callable[[EvidenceHeader, Tally], GateVerdict],
     holds: Any,
     fails: Any,
     **rest: str,
@@ -73,7 +64,7 @@ def across(
             measure=rest.get("measure", "all evidence of the run"),
             threshold=threshold,
             source=rest.get("source", ""),
-            verdict=judge,
+            verdict=over_all(judge),
             corroborates=holds,
             falsifies=fails,
         )

@@ -5,12 +5,13 @@ The other two of the twelve, paths that escape and text that becomes a control t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from apr_qa.gates import Check, Facts, Gate, corroborated, enter, falsified, inconclusive
-from apr_qa.gates._across import across, by_question, example, example_run, texts, verdict, where
-from apr_qa.vocabulary import Evidence, EvidenceHeader, GateVerdict, Judgement, Outcome, Severity
+from apr_qa.gates._across import across, example, example_run, verdict, where
+from apr_qa.gates._questions import common, holder, names, reason_of, rows_about, rows_on_several
+from apr_qa.tally import Tally
+from apr_qa.vocabulary import EvidenceHeader, GateVerdict, Judgement, Outcome, Severity
 
 _OK, _NO, _P0 = Outcome.CORROBORATED, Outcome.FALSIFIED, Severity.P0
 _SOURCE = "bug patterns of aprender and realizar, as the predecessor's catalogue lists them"
@@ -18,33 +19,35 @@ WEIGHTS_GATES = ("F-CONTRACT-I4-001",)
 PREDICTION_GATES = ("F-CONTRACT-I1-001",)
 
 
-def no_path_lacks_a_feature(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def no_path_lacks_a_feature(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge questions that every target got: none may be unable to answer what another answers."""
     gate = "F-PATH-ALT-001"
-    compared: list[Evidence] = []
-    for group in by_question(texts(evidence)).values():
-        tried = [entry for entry in group if entry.outcome.counted]
-        answered = [
-            entry for entry in tried if entry.response is not None and entry.response.text is not None
-        ]
-        unable = [entry for entry in tried if entry.response is None]
-        if answered and unable:
-            reason = f"{where(unable[0])} cannot do what {where(answered[0])} does: {unable[0].reason}"
-            return verdict(gate, _P0, _NO, reason, unable)
-        compared += answered if len({where(entry) for entry in answered}) > 1 else []
-    if not compared:
+    tried = tally.texts.where(lambda entry: entry.outcome.counted)
+    answered = tried.where(lambda entry: entry.response is not None and entry.response.text is not None)
+    unable = tried.where(lambda entry: entry.response is None)
+    missed = common(answered, unable, tally.texts)
+    if missed is not None:
+        lacking, there = (names(rows_about(one, missed)) for one in (unable, answered))
+        here, other = holder(unable, lacking[0]), holder(answered, there[0])
+        reason = f"{where(here)} cannot do what {where(other)} does{reason_of(unable, lacking[0])}"
+        return verdict(gate, _P0, _NO, reason, lacking)
+    rows = rows_on_several(answered, where)
+    if not len(rows):
         return verdict(gate, _P0, None, "no question was put to two targets")
-    return verdict(gate, _P0, _OK, f"{len(compared)} answers, on every path that was asked", compared)
+    return verdict(gate, _P0, _OK, f"{len(rows)} answers, on every path that was asked", names(rows))
 
 
-def one_algorithm(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def one_algorithm(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge artifacts whose weights are those of the truth: their predictions have to be, too."""
     gate = "F-PATH-ALGO-001"
-    same = {where(e) for e in evidence if e.gate_id in WEIGHTS_GATES and e.outcome is _OK}
-    judged = [e for e in evidence if e.gate_id in PREDICTION_GATES and where(e) in same and e.outcome.counted]
-    wrong = sorted((entry for entry in judged if entry.outcome.failed), key=lambda entry: entry.id)
+    same = tally.of_gate(*WEIGHTS_GATES).where(lambda entry: entry.outcome is _OK).by(where)
+    judged = tally.of_gate(*PREDICTION_GATES).where(
+        lambda entry: where(entry) in same and entry.outcome.counted
+    )
+    wrong = judged.where(lambda entry: entry.outcome.failed)
     if wrong:
-        reason = f"{where(wrong[0])} has the truth's weights and predicts something else: {wrong[0].reason}"
+        first = wrong.first
+        reason = f"{where(first)} has the truth's weights and predicts something else: {first.reason}"
         return verdict(gate, _P0, _NO, reason, wrong)
     if not judged:
         return verdict(gate, _P0, None, "no artifact was compared in weights and in predictions")

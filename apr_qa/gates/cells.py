@@ -2,57 +2,60 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from apr_qa.gates import Verdict
-from apr_qa.gates._across import across, example, example_run, texts, verdict, where
+from apr_qa.gates._across import across, example, example_run, verdict, where
+from apr_qa.tally import SLOW_S, Tally
 from apr_qa.vocabulary import Evidence, EvidenceHeader, GateVerdict, Outcome, Severity
 
 LEAST_SHARE = 0.9
 """Share of the judged answers of a cell that have to hold: the pass rate of the mvp tier."""
 
-SLOW_S = 60.0
-"""A short answer that takes longer is no use to anybody, on any machine."""
-
 Test = Callable[[Evidence], bool]
+Judge = Callable[[EvidenceHeader, Tally], GateVerdict]
 _OK, _NO, _P1 = Outcome.CORROBORATED, Outcome.FALSIFIED, Severity.P1
 
 
-def accepted(gate_id: str, modality: str, device: str) -> Verdict:
+def accepted(gate_id: str, modality: str, device: str) -> Judge:
     """Return the judge of all cells of one modality on one device."""
 
-    def judge(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
-        place = (modality, device)
-        own = [e for e in texts(evidence) if (e.scenario.target.modality, e.scenario.target.backend) == place]
-        counted = [entry for entry in own if entry.outcome.counted]
+    def here(entry: Evidence) -> bool:
+        return (entry.scenario.target.modality, entry.scenario.target.backend) == (modality, device)
+
+    def judge(header: EvidenceHeader, tally: Tally) -> GateVerdict:
+        own = tally.texts.where(here)
+        counted = own.where(_is_counted)
         if own and not counted:
-            return verdict(gate_id, _P1, Outcome.INAPPLICABLE, own[0].reason, own)
+            return verdict(gate_id, _P1, Outcome.INAPPLICABLE, own.first.reason, own)
         if not counted:
             return verdict(gate_id, _P1, None, f"nothing was asked of {modality} on {device}")
-        bad = [entry for entry in counted if entry.outcome is not _OK]
+        bad = counted.where(lambda entry: entry.outcome is not _OK)
         said = f"{len(counted) - len(bad)} of {len(counted)} answers of {modality} on {device} are accepted"
         if len(bad) > (1 - LEAST_SHARE) * len(counted):
-            return verdict(gate_id, _P1, _NO, f"{said}; first: {where(bad[0])}: {bad[0].reason}", bad)
+            return verdict(gate_id, _P1, _NO, f"{said}; first: {where(bad.first)}: {bad.first.reason}", bad)
         return verdict(gate_id, _P1, _OK, said, counted)
 
     return judge
 
 
-def every_answer(gate_id: str, applies: Test, good: Test, words: tuple[str, str]) -> Verdict:
+def every_answer(gate_id: str, applies: Test, good: Test, words: tuple[str, str]) -> Judge:
     """Return the judge of every answer that ``applies`` lets through: a single one that is not good falsifies."""
 
-    def judge(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
-        own = [entry for entry in texts(evidence) if entry.response is not None and applies(entry)]
+    def judge(header: EvidenceHeader, tally: Tally) -> GateVerdict:
+        own = tally.texts.where(lambda entry: entry.response is not None and applies(entry))
         if not own:
             return verdict(gate_id, _P1, None, "there is no answer to look at")
-        bad = [entry for entry in own if not good(entry)]
+        bad = own.where(lambda entry: not good(entry))
         if bad:
-            reason = f"{len(bad)} of {len(own)} answers {words[1]}; first: {where(bad[0])}"
+            reason = f"{len(bad)} of {len(own)} answers {words[1]}; first: {where(bad.first)}"
             return verdict(gate_id, _P1, _NO, reason, bad)
         return verdict(gate_id, _P1, _OK, f"{len(own)} answers {words[0]}", own)
 
     return judge
+
+
+def _is_counted(entry: Evidence) -> bool:
+    return entry.outcome.counted
 
 
 def _text(entry: Evidence) -> str:
@@ -79,69 +82,74 @@ def _in_time(entry: Evidence) -> bool:
     return entry.response is not None and (entry.response.duration_s or 0.0) <= SLOW_S
 
 
-def stops_by_itself(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def _artifact(entry: Evidence) -> str:
+    return f"{entry.scenario.target.format} {entry.scenario.target.quantization}".rstrip()
+
+
+def _told_its_end(entry: Evidence) -> bool:
+    return (
+        entry.scenario.claim.kind == "chat"
+        and entry.response is not None
+        and bool(entry.response.finish_reason)
+    )
+
+
+def _stopped(entry: Evidence) -> bool:
+    return entry.response is not None and entry.response.finish_reason == "stop"
+
+
+def stops_by_itself(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge the chats of every artifact: where the ground truth ends an answer by itself, so must the others."""
-    ended: dict[str, list[Evidence]] = defaultdict(list)
-    asked: dict[str, list[Evidence]] = defaultdict(list)
-    for entry in texts(evidence):
-        target, response = entry.scenario.target, entry.response
-        if entry.scenario.claim.kind == "chat" and response is not None and response.finish_reason:
-            name = f"{target.format} {target.quantization}".rstrip()
-            asked[name].append(entry)
-            ended[name] += [entry] if response.finish_reason == "stop" else []
-    truth = [name for name in ended if name.startswith("safetensors")]
+    chats = tally.texts.where(_told_its_end)
+    asked, ended = chats.by(_artifact), chats.where(_stopped).by(_artifact)
+    truth = [name for name in asked if name.startswith("safetensors")]
     if not asked or not truth:
         return verdict("F-CHAT-004", _P1, None, "no chat told how it ended")
-    if not any(ended[name] for name in truth):
+    if not any(name in ended for name in truth):
         return verdict(
             "F-CHAT-004", _P1, Outcome.INCONCLUSIVE, "the ground truth never ends an answer either"
         )
-    never = sorted(name for name in asked if not ended[name])
+    never = sorted(name for name in asked if name not in ended)
     if never:
         reason = f"{never[0]} ended none of {len(asked[never[0]])} answers by itself, the ground truth does"
         return verdict("F-CHAT-004", _P1, _NO, reason, asked[never[0]])
-    entries = [entry for group in ended.values() for entry in group]
+    entries = chats.where(_stopped)
     return verdict("F-CHAT-004", _P1, _OK, f"{len(entries)} answers of {len(asked)} artifacts ended", entries)
 
 
-def every_type_works(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def every_type_works(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge every artifact that was run: at least one of its answers has to be accepted."""
-    held: dict[str, int] = defaultdict(int)
-    entries: dict[str, list[Evidence]] = defaultdict(list)
-    for entry in texts(evidence):
-        if entry.outcome.counted:
-            name = f"{entry.scenario.target.format} {entry.scenario.target.quantization}".rstrip()
-            held[name] += entry.outcome is _OK
-            entries[name].append(entry)
-    dead = sorted(name for name in entries if not held[name])
+    counted = tally.texts.where(_is_counted)
+    entries = counted.by(_artifact)
+    held = counted.where(lambda entry: entry.outcome is _OK).by(_artifact)
+    dead = sorted(name for name in entries if name not in held)
     if not entries:
         return verdict("F-COMP-001", _P1, None, "nothing was run")
     if dead:
-        reason = f"no answer of {dead[0]} is accepted: {entries[dead[0]][0].reason}"
+        reason = f"no answer of {dead[0]} is accepted: {entries[dead[0]].first.reason}"
         return verdict("F-COMP-001", _P1, _NO, reason, entries[dead[0]])
-    names = ", ".join(sorted(entries))
-    return verdict("F-COMP-001", _P1, _OK, f"{names} work", [e for group in entries.values() for e in group])
+    return verdict("F-COMP-001", _P1, _OK, f"{', '.join(sorted(entries))} work", counted)
 
 
-def nothing_dies(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def nothing_dies(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge how processes ended: none by a signal, none unasked."""
-    died = sorted((e for e in evidence if e.outcome is Outcome.CRASHED), key=lambda entry: entry.id)
+    died = tally.all.where(lambda entry: entry.outcome is Outcome.CRASHED)
     if died:
-        reason = f"{len(died)} crashes; first: {where(died[0])}: {died[0].reason}"
+        reason = f"{len(died)} crashes; first: {where(died.first)}: {died.first.reason}"
         return verdict("F-INT-001", Severity.P0, Outcome.CRASHED, reason, died)
-    lived = [entry for entry in evidence if entry.response is not None]
+    lived = tally.all.where(lambda entry: entry.response is not None)
     if not lived:
         return verdict("F-INT-001", Severity.P0, None, "no process was asked anything")
     return verdict("F-INT-001", Severity.P0, _OK, f"{len(lived)} questions, no crash", lived)
 
 
-def nothing_hangs(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def nothing_hangs(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge whether every question was answered in its time."""
-    hung = sorted((e for e in evidence if e.outcome is Outcome.TIMEOUT), key=lambda entry: entry.id)
+    hung = tally.all.where(lambda entry: entry.outcome is Outcome.TIMEOUT)
     if hung:
-        reason = f"{len(hung)} questions were not answered in time; first: {where(hung[0])}"
+        reason = f"{len(hung)} questions were not answered in time; first: {where(hung.first)}"
         return verdict("F-INT-002", Severity.P0, Outcome.TIMEOUT, reason, hung)
-    answered = [entry for entry in evidence if entry.response is not None]
+    answered = tally.all.where(lambda entry: entry.response is not None)
     if not answered:
         return verdict("F-INT-002", Severity.P0, None, "no process was asked anything")
     return verdict("F-INT-002", Severity.P0, _OK, f"{len(answered)} questions answered in time", answered)

@@ -6,11 +6,13 @@ model may be wrong, but a copy of it may not be wrong where it is right.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from apr_qa.gates import Gate, Verdict, enter
-from apr_qa.gates._across import TEXT_KINDS, example, texts, verdict
+from apr_qa.gates import Gate, enter, over_all
+from apr_qa.gates._across import example, verdict
+from apr_qa.gates._questions import by_modality, names, reason_of, rows_with
+from apr_qa.groups import Selection
+from apr_qa.tally import TEXT_KINDS, Tally
 from apr_qa.vocabulary import (
     Artifact,
     Evidence,
@@ -20,7 +22,6 @@ from apr_qa.vocabulary import (
     Outcome,
     Severity,
     Tier,
-    digest,
 )
 
 LOST_SHARE = {"f32": 0.25, "f16": 0.25, "bf16": 0.25, "q8_0": 0.25}
@@ -32,73 +33,70 @@ LEAST_LOST = 2
 
 
 def _verdict(
-    gate_id: str, outcome: Outcome | None, reason: str, deciding: Iterable[Evidence] = ()
+    gate_id: str, outcome: Outcome | None, reason: str, deciding: Selection | Iterable[str] = ()
 ) -> GateVerdict:
     return verdict(gate_id, Severity.P0, outcome, reason, deciding)
 
 
-def _answers(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Return what was generated, in an order that does not depend on that of arrival."""
-    found = [entry for entry in texts(evidence) if entry.response is not None]
-    return [entry for entry in found if entry.scenario.claim.temperature == 0]
+def _is_basic_answer(entry: Evidence) -> bool:
+    claim = entry.scenario.claim
+    return entry.response is not None and claim.temperature == 0 and claim.basic
 
 
-def _by_question(answers: Iterable[Evidence]) -> dict[str, Evidence]:
-    """Return the ground truth's answer to every question."""
-    return {
-        digest(entry.scenario.claim, entry.scenario.target.modality): entry
-        for entry in answers
-        if entry.scenario.target.format == "safetensors" and entry.scenario.target.backend == "cpu"
-    }
+def _is_truth(entry: Evidence) -> bool:
+    return entry.scenario.target.format == "safetensors" and entry.scenario.target.backend == "cpu"
 
 
-def _pairs(answers: Sequence[Evidence]) -> dict[str, list[tuple[Evidence, Evidence]]]:
-    """Return (truth's answer, artifact's answer) to the same question, by artifact."""
-    truth = _by_question(answers)
-    found: dict[str, list[tuple[Evidence, Evidence]]] = defaultdict(list)
-    for entry in answers:
-        target = entry.scenario.target
-        twin = truth.get(digest(entry.scenario.claim, target.modality))
-        if twin is not None and twin is not entry and target.format != "safetensors":
-            found[f"{target.format} {target.quantization} {target.backend}"].append((twin, entry))
-    return found
+def _artifact(entry: Evidence) -> str:
+    target = entry.scenario.target
+    return f"{target.format} {target.quantization} {target.backend}"
 
 
-def meaning_is_kept(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def _held(entry: Evidence) -> bool:
+    return entry.outcome is Outcome.CORROBORATED
+
+
+def meaning_is_kept(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge the basic questions that the truth answers rightly: artifacts must not get most of them wrong."""
-    answers = [entry for entry in _answers(evidence) if entry.scenario.claim.basic]
-    compared: list[Evidence] = []
-    for artifact, pairs in sorted(_pairs(answers).items()):
-        right = [(one, other) for one, other in pairs if one.outcome is Outcome.CORROBORATED]
-        lost = [other for _, other in right if other.outcome is Outcome.FALSIFIED]
+    answers = tally.texts.where(_is_basic_answer)
+    known = answers.where(_is_truth).where(_held)
+    made = answers.where(lambda entry: entry.scenario.target.format != "safetensors")
+    if not known or not made:
+        return _verdict("F-CONV-SEMANTIC-001", None, "no answer of a conversion was compared")
+    truth, compared, deciding = by_modality(known), 0, list[str]()
+    for artifact, own in sorted(made.by(_artifact).items()):
+        right = rows_with(own, truth)
+        wrong = own.where(lambda entry: entry.outcome is Outcome.FALSIFIED)
+        lost = names(rows := rows_with(wrong, truth))
         share = LOST_SHARE.get(artifact.split(" ")[1], COARSE_SHARE)
-        if len(lost) >= LEAST_LOST and len(lost) > share * len(right):
-            count = f"wrong on {len(lost)} of {len(right)} questions that the truth answers"
-            reason = f"{artifact}: {count}: {lost[0].reason}"
+        if len(rows) >= LEAST_LOST and len(rows) > share * len(right):
+            count = f"wrong on {len(rows)} of {len(right)} questions that the truth answers"
+            reason = f"{artifact}: {count}{reason_of(wrong, lost[0])}"
             return _verdict("F-CONV-SEMANTIC-001", Outcome.FALSIFIED, reason, lost)
-        compared += [other for _, other in right]
+        compared += len(right)
+        deciding += names(right)
     if not compared:
         return _verdict("F-CONV-SEMANTIC-001", None, "no answer of a conversion was compared")
-    reason = f"{len(compared)} answers of conversions to questions that the truth answers rightly"
-    return _verdict("F-CONV-SEMANTIC-001", Outcome.CORROBORATED, reason, compared)
+    reason = f"{compared} answers of conversions to questions that the truth answers rightly"
+    return _verdict("F-CONV-SEMANTIC-001", Outcome.CORROBORATED, reason, deciding)
 
 
-def conversions_infer(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def conversions_infer(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge every artifact that a conversion made: it loads, and gives text."""
-    entries = sorted(evidence, key=lambda entry: entry.id)
     made = sorted({(a.format, a.quantization) for a in header.artifacts if a.origin == "derived"})
-    proven: list[Evidence] = []
+    by_file = tally.all.by(lambda e: (e.scenario.target.format, e.scenario.target.quantization))
+    proven: list[str] = []
     for artifact in made:
-        own = [e for e in entries if (e.scenario.target.format, e.scenario.target.quantization) == artifact]
-        loads = [e for e in own if e.scenario.claim.kind == "load"]
-        failed = [e for e in loads if e.outcome.failed]
-        texts = [e for e in own if e.scenario.claim.kind in TEXT_KINDS and e.outcome.counted]
-        spoken = [e for e in texts if e.response is not None and (e.response.text or "").strip()]
+        own = by_file.get(artifact, Selection(()))
+        loads = own.where(lambda entry: entry.scenario.claim.kind == "load")
+        failed = loads.where(lambda entry: entry.outcome.failed)
+        texts = own.where(lambda entry: entry.scenario.claim.kind in TEXT_KINDS and entry.outcome.counted)
+        spoken = texts.where(lambda e: e.response is not None and bool((e.response.text or "").strip()))
         if failed or (texts and not spoken):
-            reason = f"{' '.join(artifact)}: {failed[0].reason if failed else 'gave no text at all'}"
+            reason = f"{' '.join(artifact)}: {failed.first.reason if failed else 'gave no text at all'}"
             return _verdict("F-CONV-INFER-001", Outcome.FALSIFIED, reason, failed or texts)
-        if spoken and any(e.outcome is Outcome.CORROBORATED for e in loads):
-            proven += spoken[:1]
+        if spoken and loads.where(_held):
+            proven.append(spoken.first.id)
     if not proven:
         return _verdict("F-CONV-INFER-001", None, "no converted file was run")
     reason = f"{len(proven)} of {len(made)} converted files load and generate"
@@ -140,7 +138,7 @@ def _gate(
     hypothesis: str,
     measure: str,
     threshold: str,
-    judge: Verdict,
+    judge: Callable[[EvidenceHeader, Tally], GateVerdict],
     fails: object,
 ) -> None:
     enter(
@@ -151,7 +149,7 @@ def _gate(
             hypothesis=hypothesis,
             measure=measure,
             threshold=threshold,
-            verdict=judge,
+            verdict=over_all(judge),
             corroborates=(_HEADER, _run(Outcome.CORROBORATED, "right")),
             falsifies=fails,
         )

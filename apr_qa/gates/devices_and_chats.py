@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from apr_qa.gates import Verdict
-from apr_qa.gates._across import across, example, example_run, texts, verdict, where
+from apr_qa.gates._across import across, example, example_run, verdict, where
+from apr_qa.gates._questions import holder, names, turns_and_bare
+from apr_qa.tally import Tally, lacked_memory, met_unknown_instruction
 from apr_qa.vocabulary import EARLIER, Evidence, EvidenceHeader, GateVerdict, Outcome, Response, Severity
 
 _P1 = Severity.P1
@@ -18,51 +19,43 @@ SPEEDUP = 2.0
 """Twice the speed of a CPU is what a GPU that is really used gives models of any size."""
 SLACK = 0.01
 """Share of claims that two runs of the same artifact may differ by: answers near a tie go either way."""
-_NO_MEMORY = (
-    "out of memory",
-    "memory limit exceeded",
-    "failed to allocate",
-    "cudamalloc failed",
-    "alloc_failed",
-)
 Test = Callable[[Evidence], bool]
+Judge = Callable[[EvidenceHeader, Tally], GateVerdict]
 
 
 def _artifact(entry: Evidence) -> tuple[str, str]:
     return entry.scenario.target.format, entry.scenario.target.quantization
 
 
-def faster_on_gpu(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def faster_on_gpu(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge artifacts whose decoding was timed on both devices."""
-    speeds: dict[tuple[str, str], dict[str, tuple[float, Evidence]]] = defaultdict(dict)
-    for entry in sorted(evidence, key=lambda entry: entry.id):
+    speeds: dict[tuple[str, str], dict[str, tuple[float, str]]] = defaultdict(dict)
+    for entry in tally.of_gate("F-BENCH-001").entries():
         facts = entry.response.facts if entry.response is not None else {}
-        if entry.gate_id == "F-BENCH-001" and facts.get("tokens_per_s_mean"):
+        if facts.get("tokens_per_s_mean"):
             place = entry.scenario.target.backend
-            speeds[_artifact(entry)][place] = float(facts["tokens_per_s_mean"]), entry
+            speeds[_artifact(entry)][place] = float(facts["tokens_per_s_mean"]), entry.id
     both = {name: found for name, found in speeds.items() if {"cpu", "gpu"} <= found.keys()}
     if not both:
         return verdict("F-GPU-002", _P1, None, "nothing was timed on both devices")
     ratios = {name: found["gpu"][0] / found["cpu"][0] for name, found in both.items()}
     worst = min(ratios, key=lambda name: (ratios[name], name))
     said = f"{' '.join(worst).rstrip()} decodes {ratios[worst]:.2f} times as fast as on the CPU"
-    deciding = [entry for _, entry in both[worst].values()]
+    deciding = [name for _, name in both[worst].values()]
     return verdict("F-GPU-002", _P1, _OK if ratios[worst] >= SPEEDUP else _NO, said, deciding)
 
 
-def nothing_ends_so(gate_id: str, device: str, fault: Test, words: tuple[str, str]) -> Verdict:
+def nothing_ends_so(gate_id: str, device: str, fault: Test, words: tuple[str, str]) -> Judge:
     """Return the judge of how everything ended that was asked on one device."""
 
-    def judge(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
-        asked = sorted(
-            (e for e in evidence if e.scenario.target.backend == device and e.outcome.counted),
-            key=lambda entry: entry.id,
-        )
-        bad = [entry for entry in asked if fault(entry)]
+    def judge(header: EvidenceHeader, tally: Tally) -> GateVerdict:
+        asked = tally.all.where(lambda e: e.scenario.target.backend == device and e.outcome.counted)
+        bad = asked.where(fault)
         if bad:
-            reason = f"{len(bad)} of {len(asked)} {words[1]}; first: {where(bad[0])}: {bad[0].reason[:200]}"
+            first = bad.first
+            reason = f"{len(bad)} of {len(asked)} {words[1]}; first: {where(first)}: {first.reason[:200]}"
             return verdict(gate_id, _P1, _NO, reason, bad)
-        ran = [entry for entry in asked if entry.response is not None]
+        ran = asked.where(lambda entry: entry.response is not None)
         if not ran:
             return verdict(gate_id, _P1, None, f"nothing ran on the {device}")
         return verdict(gate_id, _P1, _OK, f"{len(ran)} questions {words[0]}", ran)
@@ -70,73 +63,66 @@ def nothing_ends_so(gate_id: str, device: str, fault: Test, words: tuple[str, st
     return judge
 
 
-def _lacked_memory(entry: Evidence) -> bool:
-    said = entry.reason.lower()
-    return entry.outcome.failed and any(sign in said for sign in _NO_MEMORY)
-
-
-def _met_unknown_instruction(entry: Evidence) -> bool:
-    return entry.outcome is Outcome.CRASHED and "SIGILL" in entry.reason
-
-
-def template_is_applied(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def template_is_applied(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge questions that were put bare and as a turn: the turn must have become a longer prompt."""
-    bare: dict[Any, Evidence] = {}
-    turns: dict[Any, Evidence] = {}
-    for entry in texts(evidence):
-        claim, target, response = entry.scenario.claim, entry.scenario.target, entry.response
-        if response is None or not response.prompt_tokens or len(claim.messages) > 1:
-            continue
-        key = (*_artifact(entry), target.backend, target.engine, claim.question)
-        (turns if claim.kind == "chat" else bare).setdefault(key, entry)
-    pairs = [(bare[key], turns[key]) for key in sorted(bare.keys() & turns.keys())]
-    if not pairs:
+    asked = tally.texts.where(
+        lambda entry: entry.response is not None and len(entry.scenario.claim.messages) <= 1
+    )
+    turns = asked.where(lambda entry: entry.scenario.claim.kind == "chat").by(_engine)
+    bare = asked.where(lambda entry: entry.scenario.claim.kind != "chat").by(_engine)
+    held, bad = list[str](), list[str]()
+    total = failed = 0
+    for place in sorted(bare.keys() & turns.keys()):
+        longer, others = turns_and_bare(turns[place], bare[place])
+        total, failed = total + len(longer) + len(others), failed + len(others)
+        held += names(longer)
+        bad += names(others)
+    if not total:
         return verdict("F-CHAT-001", _P1, None, "no question was put both bare and as a turn")
-    bad = [turn for plain, turn in pairs if _tokens(turn) <= _tokens(plain)]
-    if bad:
-        reason = f"{len(bad)} of {len(pairs)} turns became no longer prompt; first: {where(bad[0])}"
+    if failed:
+        first = where(holder(asked, bad[0]))
+        reason = f"{failed} of {total} turns became no longer prompt; first: {first}"
         return verdict("F-CHAT-001", _P1, _NO, reason, bad)
-    said = f"the template adds tokens to all {len(pairs)} questions"
-    return verdict("F-CHAT-001", _P1, _OK, said, [turn for _, turn in pairs])
+    said = f"the template adds tokens to all {total} questions"
+    return verdict("F-CHAT-001", _P1, _OK, said, held)
 
 
-def _tokens(entry: Evidence) -> int:
-    return (entry.response.prompt_tokens or 0) if entry.response is not None else 0
+def _engine(entry: Evidence) -> tuple[str, str, str, str]:
+    return (*_artifact(entry), entry.scenario.target.backend, entry.scenario.target.engine)
 
 
-def earlier_turns_are_known(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def earlier_turns_are_known(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge conversations of several turns: where the ground truth remembers, so must the others."""
-    talks = [e for e in texts(evidence) if len(e.scenario.claim.messages) > 1 and e.outcome.counted]
-    held: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for entry in talks:
-        held[_artifact(entry)].append(entry.outcome is _OK)
-    truth = [name for name in held if name[0] == "safetensors"]
+    talks = tally.texts.where(lambda e: len(e.scenario.claim.messages) > 1 and e.outcome.counted)
+    held = talks.where(lambda entry: entry.outcome is _OK).by(_artifact)
+    asked = talks.by(_artifact)
+    truth = [name for name in asked if name[0] == "safetensors"]
     if not talks or not truth:
         return verdict(
             "F-CHAT-002", _P1, None, "no conversation of several turns was held with the ground truth"
         )
-    if not any(any(held[name]) for name in truth):
+    if not any(name in held for name in truth):
         reason = "the ground truth does not answer from earlier turns either"
         return verdict("F-CHAT-002", _P1, Outcome.INCONCLUSIVE, reason, talks)
-    lost = sorted(name for name in held if not any(held[name]))
+    lost = sorted(name for name in asked if name not in held)
     if lost:
-        bad = [entry for entry in talks if _artifact(entry) == lost[0]]
+        bad = asked[lost[0]]
         reason = f"{' '.join(lost[0]).rstrip()} answers none of {len(bad)} conversations from earlier turns"
         return verdict("F-CHAT-002", _P1, _NO, reason, bad)
-    return verdict("F-CHAT-002", _P1, _OK, f"{len(held)} artifacts answer from earlier turns", talks)
+    return verdict("F-CHAT-002", _P1, _OK, f"{len(asked)} artifacts answer from earlier turns", talks)
 
 
-def no_worse_than_before(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def no_worse_than_before(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge the share of claims that hold against that of the stored run of the same tier."""
     tier, _, share = header.environment.get(EARLIER, "").partition(" ")
-    counted = [entry for entry in evidence if entry.outcome.counted]
+    counted = tally.all.where(lambda entry: entry.outcome.counted)
     if not counted or tier != header.tier.value or not share:
         return verdict("F-REGR-001", _P1, None, "no earlier run of this tier is stored")
-    now = sum(entry.outcome is _OK for entry in counted) / len(counted)
+    now = len(counted.where(lambda entry: entry.outcome is _OK)) / len(counted)
     said = f"{now:.4f} of the claims hold, {float(share):.4f} in the run before"
     if now >= float(share) - SLACK:
         return verdict("F-REGR-001", _P1, _OK, said, counted)
-    return verdict("F-REGR-001", _P1, _NO, said, [entry for entry in counted if entry.outcome is not _OK])
+    return verdict("F-REGR-001", _P1, _NO, said, counted.where(lambda entry: entry.outcome is not _OK))
 
 
 # ---- examples
@@ -170,7 +156,7 @@ def _after(share: str, *entries: Evidence) -> tuple[EvidenceHeader, tuple[Eviden
 _GPU, _CPU = "gguf·gpu·run", "gguf·cpu·run"
 _HELD = example("F-QUAL-001", _GPU, "generate", _OK, " 4")
 _HERE = example("F-QUAL-001", _CPU, "generate", _OK, " 4")
-_ROWS: tuple[tuple[str, str, str, str, Verdict, Any, Any], ...] = (
+_ROWS: tuple[tuple[str, str, str, str, Judge, Any, Any], ...] = (
     (
         "F-GPU-002",
         "gpu",
@@ -185,7 +171,7 @@ _ROWS: tuple[tuple[str, str, str, str, Verdict, Any, Any], ...] = (
         "gpu",
         "Nothing on the GPU fails for lack of memory",
         "0 failures that speak of memory",
-        nothing_ends_so("F-GPU-003", "gpu", _lacked_memory, ("found memory enough", "lacked memory")),
+        nothing_ends_so("F-GPU-003", "gpu", lacked_memory, ("found memory enough", "lacked memory")),
         example_run(_HELD),
         example_run(example("F-QUAL-001", _GPU, "generate", _NO, reason="CUDA error: out of memory")),
     ),
@@ -195,7 +181,7 @@ _ROWS: tuple[tuple[str, str, str, str, Verdict, Any, Any], ...] = (
         "No process dies of an instruction that the CPU does not have",
         "0 deaths by SIGILL",
         nothing_ends_so(
-            "F-CPU-003", "cpu", _met_unknown_instruction, ("met known instructions only", "died of SIGILL")
+            "F-CPU-003", "cpu", met_unknown_instruction, ("met known instructions only", "died of SIGILL")
         ),
         example_run(_HERE),
         example_run(example("F-QUAL-001", _CPU, "generate", Outcome.CRASHED, reason="signal SIGILL")),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
-from apr_qa.gates import Verdict
 from apr_qa.gates._across import across, example, example_run, verdict
+from apr_qa.tally import Tally
 from apr_qa.vocabulary import Artifact, Evidence, EvidenceHeader, GateVerdict, Outcome, Severity
 
 _P0, _P1 = Severity.P0, Severity.P1
@@ -20,22 +20,22 @@ def _key(artifact: Artifact) -> Key:
     return artifact.format, artifact.quantization
 
 
-def _of(evidence: Iterable[Evidence], gate_id: str) -> dict[Key, Evidence]:
+def _of(tally: Tally, gate_id: str) -> dict[Key, Evidence]:
     """Return what one gate of files found out: (format, type) -> entry."""
-    return {
-        (entry.scenario.target.format, entry.scenario.target.quantization): entry
-        for entry in sorted(evidence, key=lambda entry: entry.id)
-        if entry.gate_id == gate_id
-    }
+    return {_about(entry): entry for entry in tally.of_gate(gate_id).entries()}
+
+
+def _about(entry: Evidence) -> Key:
+    return entry.scenario.target.format, entry.scenario.target.quantization
 
 
 def _each(
     gate_id: str, severity: Severity, asked: str, words: tuple[str, str], *, facts: str = ""
-) -> Verdict:
+) -> Callable[[EvidenceHeader, Tally], GateVerdict]:
     """Return the judge that asks whether every artifact has an answer to one gate (and one fact in it)."""
 
-    def judge(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
-        found = _of(evidence, asked)
+    def judge(header: EvidenceHeader, tally: Tally) -> GateVerdict:
+        found = _of(tally, asked)
         tried = [
             one
             for one in header.artifacts
@@ -44,7 +44,7 @@ def _each(
         if not found or not tried:
             return verdict(gate_id, severity, None, "no artifact was looked at")
         bad = [one for one in tried if not _answered(found.get(_key(one)), facts)]
-        deciding = [found[_key(one)] for one in bad or tried if _key(one) in found]
+        deciding = [found[_key(one)].id for one in bad or tried if _key(one) in found]
         if bad:
             named = ", ".join(sorted(" ".join(_key(one)).rstrip() for one in bad))
             return verdict(gate_id, severity, Outcome.FALSIFIED, f"{named}: {words[1]}", deciding)
@@ -60,30 +60,28 @@ def _answered(entry: Evidence | None, fact: str) -> bool:
     )
 
 
-def hashes_are_as_recorded(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def hashes_are_as_recorded(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge the files that were there before: what a worker read has the hash that was recorded at the start."""
-    found = _of(evidence, "F-PROV-001")
+    found = _of(tally, "F-PROV-001")
     brought = [one for one in header.artifacts if one.origin != "derived" and one.sha256]
     read = [(one, found[_key(one)]) for one in brought if _key(one) in found]
     read = [(one, entry) for one, entry in read if entry.response is not None]
     if not read:
         return verdict("PROV-006", _P0, None, "no recorded hash was compared")
-    bad = [
-        entry for one, entry in read if entry.response and entry.response.facts.get("sha256") != one.sha256
-    ]
+    bad = [e for one, e in read if e.response and e.response.facts.get("sha256") != one.sha256]
     if bad:
         reason = f"{bad[0].scenario.target.format}: the file is no longer the one that was recorded"
-        return verdict("PROV-006", _P0, Outcome.FALSIFIED, reason, bad)
+        return verdict("PROV-006", _P0, Outcome.FALSIFIED, reason, [entry.id for entry in bad])
     said = f"{len(read)} files have the recorded hash"
-    return verdict("PROV-006", _P0, Outcome.CORROBORATED, said, [entry for _, entry in read])
+    return verdict("PROV-006", _P0, Outcome.CORROBORATED, said, [entry.id for _, entry in read])
 
 
-def each_is_one_of_a_kind(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def each_is_one_of_a_kind(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge the list of artifacts: no format and type twice, or claims about them could not be told apart."""
-    if not evidence or not header.artifacts:
+    if not tally.total or not header.artifacts:
         return verdict("PROV-008", _P1, None, "no artifact was looked at")
     twice = sorted(key for key, times in Counter(map(_key, header.artifacts)).items() if times > 1)
-    deciding = list(_of(evidence, "F-PROV-001").values())
+    deciding = [entry.id for entry in _of(tally, "F-PROV-001").values()]
     if twice:
         reason = f"{' '.join(twice[0])} is listed more than once"
         return verdict("PROV-008", _P1, Outcome.FALSIFIED, reason, deciding)
@@ -91,18 +89,17 @@ def each_is_one_of_a_kind(header: EvidenceHeader, evidence: Sequence[Evidence]) 
     return verdict("PROV-008", _P1, Outcome.CORROBORATED, said, deciding)
 
 
-def what_is_compared_is_listed(header: EvidenceHeader, evidence: Sequence[Evidence]) -> GateVerdict:
+def what_is_compared_is_listed(header: EvidenceHeader, tally: Tally) -> GateVerdict:
     """Judge comparisons: both sides are artifacts of this run."""
-    compared = sorted(
-        (e for e in evidence if e.scenario.target.modality == "compare" and e.response is not None),
-        key=lambda entry: entry.id,
+    compared = tally.all.where(
+        lambda entry: entry.scenario.target.modality == "compare" and entry.response is not None
     )
     if not compared:
         return verdict("PROV-009", _P1, None, "nothing was compared")
     listed = set(map(_key, header.artifacts))
-    bad = [e for e in compared if (e.scenario.target.format, e.scenario.target.quantization) not in listed]
+    bad = compared.where(lambda entry: _about(entry) not in listed)
     if bad:
-        target = bad[0].scenario.target
+        target = bad.first.scenario.target
         reason = f"{target.format} {target.quantization} was compared and is no artifact of this run"
         return verdict("PROV-009", _P1, Outcome.FALSIFIED, reason, bad)
     said = f"{len(compared)} comparisons, all of artifacts of this run"

@@ -167,7 +167,7 @@ _gate(
         {"template": True, "compared": 12, "changes": []},
         {"template": True, "compared": 12, "changes": ["256 words instead of 1 words"]},
     ),
-    severity=Severity.P1,
+    severity=Severity.P0,
     measure="questions of 1 to 1024 words and conversations of 1 to 41 turns rendered; text before and after them",
     threshold="unchanged",
     source="CycloneDX/specification#862",

@@ -79,7 +79,7 @@ class _Renderer:
                 self._child = processes.Child(["-m", "apr_qa.inference.template_sandbox"])
             self._child.send(json.dumps(request, default=str).encode("ascii"))
             try:
-                reply = self._child.receive(WALL_LIMIT_S)
+                reply: dict[str, Any] | None = self._child.receive(WALL_LIMIT_S)
             except queue.Empty:
                 reply = {"error": f"no answer within {WALL_LIMIT_S:g} s", "limit": True}
             if reply is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -59,7 +58,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class GateBlock:
-    """One gate with all of its entries."""
+    """One gate with its numbers, and its entries as far as they are kept."""
 
     info: GateInfo
     outcome: str
@@ -83,13 +82,14 @@ class Speed:
 def matrix(run: Run) -> Matrix:
     """Return the planned cells and those that have evidence, file claims included."""
     cells = {key: Cell(*key) for key in (_parts(text) for text in run.header.cells)}
-    for entry in run.evidence:
+    for group in sorted(run.tally.all.groups, key=lambda group: reading_order(group.first)):
+        entry = group.first
         target = entry.scenario.target
         cell = cells.setdefault(
             (target.format, target.backend, target.modality),
             Cell(target.format, target.backend, target.modality),
         )
-        cell.counts[entry.outcome] += 1
+        cell.counts[entry.outcome] += group.count
         if not entry.outcome.counted and not cell.reason:
             cell.reason = entry.reason
     for cell in cells.values():
@@ -112,6 +112,9 @@ def gate_blocks(run: Run) -> list[GateBlock]:
     grouped: defaultdict[str, list[Evidence]] = defaultdict(list)
     for entry in run.evidence:
         grouped[entry.gate_id].append(entry)
+    counts: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
+    for group in run.tally.all.groups:
+        counts[group.first.gate_id][group.first.outcome] += group.count
     verdicts = {verdict.gate_id: verdict for verdict in run.verdicts}
     gateways = gateway_ids(run)
     blocks = []
@@ -124,7 +127,7 @@ def gate_blocks(run: Run) -> list[GateBlock]:
                 info=gate_info(run, gate_id),
                 outcome=word(verdict.outcome if verdict else None),
                 reason=verdict.reason if verdict else "no verdict",
-                counts=Counter(entry.outcome for entry in entries),
+                counts=counts[gate_id],
                 entries=tuple(entries),
             )
         )
@@ -146,38 +149,62 @@ def gateway_ids(run: Run) -> list[str]:
     return [gateway["id"] for gateway in run.certificate.get("gateways") or ()]
 
 
+def reading_order(entry: Evidence) -> tuple[str, ...]:
+    """Return what entries are sorted by for a reader: where it was, then about what."""
+    target = entry.scenario.target
+    return (target.format, target.quantization, target.backend, target.modality, entry.gate_id, entry.id)
+
+
+def is_doubt(entry: Evidence) -> bool:
+    """Say whether an entry counts and is not corroborated."""
+    return entry.outcome.counted and entry.outcome is not Outcome.CORROBORATED
+
+
+def findings_by_gate(run: Run) -> Counter[str]:
+    """Return how many findings each gate has, those that are not kept included."""
+    found: Counter[str] = Counter()
+    for group in run.tally.all.where(is_doubt).groups:
+        found[group.first.gate_id] += group.count
+    return found
+
+
 def findings(run: Run) -> list[Evidence]:
-    """Return the counted entries that are not corroborated: P0 first, failures before doubts."""
-    doubts = [
-        item for item in run.evidence if item.outcome.counted and item.outcome is not Outcome.CORROBORATED
-    ]
+    """Return the counted entries that are not corroborated and are kept: P0 first, failures before doubts."""
+    doubts = [item for item in run.evidence if is_doubt(item)]
     return sorted(doubts, key=lambda item: (item.severity, not item.outcome.failed, item.gate_id, item.id))
 
 
 def outcome_counts(run: Run) -> Counter[Outcome]:
     """Return how many entries have each outcome."""
-    return Counter(entry.outcome for entry in run.evidence)
+    return run.tally.outcomes()
 
 
 def speeds(run: Run) -> list[Speed]:
     """Return the median speed of every cell in which any was measured."""
-    rates: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
-    firsts: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for entry in run.evidence:
-        target, response = entry.scenario.target, entry.response
-        key = (target.format, target.backend, target.modality)
-        if response is not None and response.tokens_per_s is not None:
-            rates[key].append(response.tokens_per_s)
-        if response is not None and response.time_to_first_token_s is not None:
-            firsts[key].append(response.time_to_first_token_s)
-    keys = sorted(
-        {*rates, *firsts},
-        key=lambda key: (_rank(MODALITIES)(key[2]), _rank(FORMATS)(key[0]), _rank(DEVICES)(key[1])),
-    )
-    return [
-        Speed(*key, _median(rates[key]), _median(firsts[key]), max(len(rates[key]), len(firsts[key])))
-        for key in keys
+    by_cell = run.tally.all.by(_cell_of)
+    found = [
+        Speed(
+            *key,
+            own.median("rates"),
+            own.median("firsts"),
+            max(own.measured("rates"), own.measured("firsts")),
+        )
+        for key, own in by_cell.items()
+        if own.measured("rates") or own.measured("firsts")
     ]
+    return sorted(
+        found,
+        key=lambda one: (
+            _rank(MODALITIES)(one.modality),
+            _rank(FORMATS)(one.format),
+            _rank(DEVICES)(one.device),
+        ),
+    )
+
+
+def _cell_of(entry: Evidence) -> tuple[str, str, str]:
+    target = entry.scenario.target
+    return target.format, target.backend, target.modality
 
 
 def limits(run: Run) -> list[str]:
@@ -254,10 +281,6 @@ def word(outcome: Outcome | str | None) -> str:
 def slug(text: str) -> str:
     """Return ``text`` reduced to what an identifier in a document may hold."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
-
-
-def _median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
 
 
 def _parts(cell: str) -> tuple[str, str, str]:

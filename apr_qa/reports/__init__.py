@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from apr_qa.plugins import Registry
+from apr_qa.tally import Tally, tallied
 from apr_qa.vocabulary import Evidence, EvidenceHeader, GateVerdict, Record
 
 REPORTS: Registry[Report] = Registry("reports")
@@ -27,15 +28,26 @@ class Run(Record, frozen=True):
 
     header: EvidenceHeader
     evidence: tuple[Evidence, ...]
+    """All entries; of more than `tally.WHOLE` the first of each group of alike ones."""
     verdicts: tuple[GateVerdict, ...]
     """One per gate id seen in the evidence; the gateways G0…G4 come first."""
     certificate: dict[str, Any]
     """The certificate as JSON-ready values."""
     gates: dict[str, GateInfo]
+    counts: Tally | None = None
+    """All entries counted; None where ``evidence`` holds them all."""
+
+    @property
+    def tally(self) -> Tally:
+        """Return all entries, counted."""
+        return tallied(self.evidence) if self.counts is None else self.counts
 
 
 class Report(Protocol):
-    """One rendering."""
+    """One rendering.
+
+    One whose page loads details on demand has ``details(run)`` besides: file name -> content.
+    """
 
     name: str
     filename: str

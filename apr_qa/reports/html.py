@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from apr_qa.rendering.report_details import details, files
 from apr_qa.rendering.report_entry import conversation, measurements, numbers, replay
 from apr_qa.rendering.report_outline import (
     UNMEASURED,
@@ -18,6 +20,7 @@ from apr_qa.rendering.report_outline import (
     categories,
     facts,
     findings,
+    findings_by_gate,
     gate_blocks,
     gate_info,
     limits,
@@ -27,6 +30,7 @@ from apr_qa.rendering.report_outline import (
     speeds,
     word,
 )
+from apr_qa.rendering.report_rows import rows
 from apr_qa.rendering.visible import STEERING, one_line, visible
 from apr_qa.reports import REPORTS, GateInfo, Run
 from apr_qa.vocabulary import Evidence, Outcome, Severity
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 2_000
 """With more entries only those that are not corroborated are listed, and of these as many at most."""
+MAX_OF_MANY = 200
+"""Findings listed on the page of a run whose entries are not all kept; the others are loaded on demand."""
 MAX_TEXT = 20_000
 MAX_PER_FINDING = 8
 FOLD_CHARACTERS, FOLD_LINES = 900, 14
@@ -75,8 +81,12 @@ class Html:
         """Return the document."""
         listed = _listed(run)
         counts = outcome_counts(run)
+        complete = run.tally.complete
         return _template().render(
             run=run,
+            total=run.tally.total,
+            rows=() if complete else rows(run),
+            more={} if complete else files(run),
             certificate=run.certificate,
             facts=facts(run),
             limits=limits(run),
@@ -93,10 +103,28 @@ class Html:
             hashes={name: _csp_hash(text) for name, text in _files().items()},
         )
 
+    def details(self, run: Run) -> dict[str, str]:
+        """Return file name -> content of what the page of a large run loads on demand."""
+        return {} if run.tally.complete else details(run)
+
 
 def _listed(run: Run) -> Sequence[Evidence]:
     """Return the entries that the page shows one by one."""
+    if not run.tally.complete:
+        return _some_of_each(findings(run))
     return run.evidence if len(run.evidence) <= MAX_ENTRIES else findings(run)[:MAX_ENTRIES]
+
+
+def _some_of_each(found: list[Evidence]) -> list[Evidence]:
+    """Return the first findings of every gate, in all about `MAX_OF_MANY`."""
+    gates = Counter(entry.gate_id for entry in found)
+    share = max(MAX_PER_FINDING, MAX_OF_MANY // max(1, len(gates)))
+    taken: Counter[str] = Counter()
+    chosen = []
+    for entry in found:
+        taken[entry.gate_id] += 1
+        chosen += [entry] if taken[entry.gate_id] <= share else []
+    return chosen[:MAX_ENTRIES]
 
 
 def _gates(run: Run, listed: set[int]) -> list[_Gate]:
@@ -104,7 +132,7 @@ def _gates(run: Run, listed: set[int]) -> list[_Gate]:
     for block in gate_blocks(run):
         entries = tuple(sorted((item for item in block.entries if id(item) in listed), key=_worst_first))
         counts = tuple((outcome.value, block.counts[outcome]) for outcome in Outcome if block.counts[outcome])
-        omitted = len(block.entries) - len(entries)
+        omitted = block.counts.total() - len(entries)
         gates.append(_Gate(block.info, block.outcome, block.reason, counts, entries, omitted))
     return gates
 
@@ -119,11 +147,11 @@ def _findings(run: Run, linked: set[str]) -> list[_Finding]:
     grouped: dict[str, list[Evidence]] = {}
     for entry in findings(run):
         grouped.setdefault(entry.gate_id, []).append(entry)
-    found = []
+    totals, found = findings_by_gate(run), []
     for gate_id, entries in grouped.items():
         shown = tuple(entry for entry in entries if entry.id in linked)[:MAX_PER_FINDING]
         outcomes = tuple(sorted({entry.outcome.value for entry in entries}))
-        found.append(_Finding(gate_info(run, gate_id), outcomes, shown, len(entries) - len(shown)))
+        found.append(_Finding(gate_info(run, gate_id), outcomes, shown, totals[gate_id] - len(shown)))
     return found
 
 
@@ -190,7 +218,7 @@ def _files() -> dict[str, Markup]:
     from markupsafe import Markup
 
     folder = resources.files("apr_qa.reports")
-    names = {"style": "report.css", "script": "report.js"}
+    names = {"style": "report.css", "script": "report.js", "pages": "report_pages.js"}
     return {key: Markup(folder.joinpath(name).read_text(encoding="utf-8")) for key, name in names.items()}  # noqa: S704
 
 

@@ -10,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from apr_qa.rendering.report_entry import conversation, numbers, replay, target_words
 from apr_qa.rendering.report_outline import gate_info, word
+from apr_qa.rendering.report_rows import Row, rows
 from apr_qa.rendering.visible import excerpt, one_line, visible
 from apr_qa.reports import REPORTS, Run
 from apr_qa.vocabulary import MODALITIES, Evidence, Outcome
@@ -21,6 +22,8 @@ MAX_TEXT = 4_000
 """Characters of one prompt or output; the interfaces that show these files give up on megabytes."""
 MAX_MESSAGE = 500
 MAX_DETAILS = 40_000
+MAX_OF_ROW = 10
+"""Findings shown of one gate on one target, where these are counted together."""
 
 
 class JUnit:
@@ -30,8 +33,10 @@ class JUnit:
     filename = "report.xml"
 
     def render(self, run: Run) -> str:
-        """Return the document; suites are built and written one by one."""
-        outcomes = [entry.outcome.value for entry in run.evidence]
+        """Return the document; suites are built one by one, with a case for each entry where all are kept."""
+        complete = run.tally.complete
+        rest = [e.outcome for e in run.evidence] if complete else [row.outcome for row in rows(run)]
+        outcomes = [outcome.value for outcome in rest]
         outcomes += [outcome for _, outcome, _ in _gateways(run)]
         counts = Counter(_element(outcome) for outcome in outcomes)
         totals = {
@@ -43,7 +48,8 @@ class JUnit:
         }
         attributes = " ".join(f"{name}={quoteattr(visible(value))}" for name, value in totals.items())
         head = ['<?xml version="1.0" encoding="utf-8"?>', f"<testsuites {attributes}>"]
-        return "\n".join([*head, *_suites(run), "</testsuites>\n"])
+        suites = _suites(run) if complete else _counted_suites(run)
+        return "\n".join([*head, *suites, "</testsuites>\n"])
 
 
 def _suites(run: Run) -> Iterator[str]:
@@ -55,6 +61,33 @@ def _suites(run: Run) -> Iterator[str]:
         grouped[_suite_name(entry)].append(entry)
     for name, entries in grouped.items():
         yield _xml(run, name, list(_cases(run, entries)))
+
+
+def _counted_suites(run: Run) -> Iterator[str]:
+    """Yield the suites of a run with too many entries for a case each: a case for each gate on each target."""
+    if gateways := _gateway_cases(run):
+        yield _xml(run, "gateways", gateways)
+    grouped: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows(run):
+        grouped[_suite_name(row.first)].append(row)
+    for name, members in sorted(grouped.items()):
+        yield _xml(run, name, [_counted_case(run, row) for row in members])
+
+
+def _counted_case(run: Run, row: Row) -> TestCase:
+    from junit_xml import TestCase
+
+    info, words = gate_info(run, row.gate_id), target_words(row.first)
+    name = f"{row.gate_id} on {words}: {row.counts.total():,} claims"
+    case = TestCase(visible(name), classname=_classname(run, row.first))
+    lines = [f"hypothesis: {info.hypothesis}", f"outcomes: {row.numbers}"]
+    lines += [
+        f"\n{entry.outcome} {_quoted(entry)}: {excerpt(entry.reason, MAX_MESSAGE)}\nreplay: {replay(entry)}"
+        for entry in row.doubts.entries(MAX_OF_ROW)
+    ]
+    details = "\n".join(lines) if row.doubts else ""
+    _judge(case, row.outcome.value, f"{row.numbers}; first: {row.reason}", details)
+    return case
 
 
 def _xml(run: Run, name: str, cases: list[TestCase]) -> str:
@@ -113,16 +146,19 @@ def _cases(run: Run, entries: Sequence[Evidence]) -> Iterator[TestCase]:
 def _case(run: Run, entry: Evidence, name: str) -> TestCase:
     from junit_xml import TestCase
 
-    target = entry.scenario.target
-    parts = (run.header.model.slug, target.format, target.backend, target.modality)
-    classname = ".".join(["apr_qa", *(_part(part) for part in parts)])
     duration = entry.response.duration_s if entry.response is not None else None
-    case = TestCase(visible(name), classname=classname, elapsed_sec=duration)
+    case = TestCase(visible(name), classname=_classname(run, entry), elapsed_sec=duration)
     details = (
         _details(run, entry) if entry.outcome.counted and entry.outcome is not Outcome.CORROBORATED else ""
     )
     _judge(case, entry.outcome.value, entry.reason, details)
     return case
+
+
+def _classname(run: Run, entry: Evidence) -> str:
+    target = entry.scenario.target
+    parts = (run.header.model.slug, target.format, target.backend, target.modality)
+    return ".".join(["apr_qa", *(_part(part) for part in parts)])
 
 
 def _judge(case: TestCase, outcome: str, reason: str, details: str) -> None:

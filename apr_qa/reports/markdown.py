@@ -12,6 +12,7 @@ from apr_qa.rendering.report_outline import (
     categories,
     facts,
     findings,
+    findings_by_gate,
     gate_blocks,
     gate_info,
     limits,
@@ -86,14 +87,14 @@ def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
 
 
 def _findings(run: Run) -> Iterator[str]:
-    found = findings(run)
-    yield f"## Findings ({len(found)})\n"
+    found, total = findings(run), findings_by_gate(run).total()
+    yield f"## Findings ({total})\n"
     if not found:
         yield "None: no counted claim was falsified, and none was left in doubt."
     for entry in found[:MAX_FINDINGS]:
         yield from _finding(run, entry)
-    if len(found) > MAX_FINDINGS:
-        yield f"… and {len(found) - MAX_FINDINGS} more in `evidence.jsonl`."
+    if total > MAX_FINDINGS:
+        yield f"… and {total - MAX_FINDINGS} more in `evidence.jsonl`."
 
 
 def _finding(run: Run, entry: Evidence) -> Iterator[str]:

@@ -35,6 +35,9 @@ START_TIMEOUT_S = 30.0
 GATHER_S = 0.01
 """How long a request waits for others to share its batch; much less than one token takes."""
 
+MOST_GATHER_S = 0.25
+"""How long it waits for requests that have arrived and are still being read or rendered."""
+
 GRACE_S = 3
 
 """Seconds that open connections get to finish after SIGTERM."""
@@ -131,6 +134,8 @@ class _Service:
         self.stopping = threading.Event()
         self.lock = asyncio.Lock()
         self.waiting: list[tuple[list[Request], asyncio.Future[list[Response]]]] = []
+        self.arriving: set[Any] = set()
+        """Tasks of requests that have come in but do not wait for the session yet."""
         self.created = int(time.time())
         # The first rendering starts the process that runs templates; a client should not wait for that.
         with contextlib.suppress(AprQaError):
@@ -163,23 +168,36 @@ class _Service:
         return _json({"object": "list", "data": [entry]})
 
     async def completions(self, http: HttpRequest) -> HttpResponse:
-        content = asked.parse(await _body(http))
-        limits = asked.wanted(content, self.model_id)
-        requests = [_request(prompt, limits) for prompt in asked.prompts(content)]
-        if limits.stream and len(requests) > 1:
-            raise RequestError(400, "stream takes one prompt", "prompt")
-        return await self._answer(requests, Shape("text_completion", "cmpl", self.model_id), limits.stream)
+        with self._arrival():
+            content = asked.parse(await _body(http))
+            limits = asked.wanted(content, self.model_id)
+            requests = [_request(prompt, limits) for prompt in asked.prompts(content)]
+            if limits.stream and len(requests) > 1:
+                raise RequestError(400, "stream takes one prompt", "prompt")
+            shape = Shape("text_completion", "cmpl", self.model_id)
+            return await self._answer(requests, shape, limits.stream)
 
     async def chat(self, http: HttpRequest) -> HttpResponse:
-        content = asked.parse(await _body(http))
-        limits = asked.wanted(content, self.model_id)
-        messages = asked.messages(content)
+        with self._arrival():
+            content = asked.parse(await _body(http))
+            limits = asked.wanted(content, self.model_id)
+            messages = asked.messages(content)
+            try:
+                text = await self._locked(lambda: self.session.render_chat(messages))
+            except InferenceFailed as error:
+                raise RequestError(400, error.what, "messages") from error
+            shape = Shape("chat.completion", "chatcmpl", self.model_id)
+            return await self._answer([_request(text, limits, templated=True)], shape, limits.stream)
+
+    @contextlib.contextmanager
+    def _arrival(self) -> Iterator[None]:
+        """Count a request as on its way until it waits for the session or is answered."""
+        task = asyncio.current_task()
+        self.arriving.add(task)
         try:
-            text = await self._locked(lambda: self.session.render_chat(messages))
-        except InferenceFailed as error:
-            raise RequestError(400, error.what, "messages") from error
-        shape = Shape("chat.completion", "chatcmpl", self.model_id)
-        return await self._answer([_request(text, limits, templated=True)], shape, limits.stream)
+            yield
+        finally:
+            self.arriving.discard(task)
 
     async def _answer(self, requests: list[Request], shape: Shape, stream: bool) -> HttpResponse:
         from starlette.responses import StreamingResponse
@@ -200,7 +218,11 @@ class _Service:
         """Answer together with everything else that waits: a batch costs little more than one sequence."""
         mine: asyncio.Future[list[Response]] = asyncio.get_running_loop().create_future()
         self.waiting.append((requests, mine))
+        self.arriving.discard(asyncio.current_task())
+        deadline = time.monotonic() + MOST_GATHER_S
         await asyncio.sleep(GATHER_S)
+        while self.arriving and time.monotonic() < deadline:
+            await asyncio.sleep(GATHER_S)
         async with self.lock:
             if not mine.done():
                 taken, self.waiting = self.waiting, []

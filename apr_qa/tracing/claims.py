@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from apr_qa.vocabulary import Claim, Severity, Tier
@@ -55,9 +56,14 @@ _BY_TIER = {Tier.QUICK: 18, Tier.STANDARD: len(LOOKS), Tier.DEEP: len(LOOKS)}
 """How many of `LOOKS` a tier asks; the others ask none, because mvp has to be cheap enough for every commit."""
 
 
-def session_claims(tier: Tier) -> tuple[Claim, ...]:
-    """Return the claims about the inside of a model that is loaded in process; larger tiers begin alike."""
+def session_claims(tier: Tier, named: Collection[str] = ()) -> tuple[Claim, ...]:
+    """Return the claims about the inside of a model that is loaded in process; larger tiers begin alike.
+
+    ``named``: gates that are asked whatever the tier.
+    """
+    first = _BY_TIER.get(tier, 0)
     return tuple(
         Claim(gate_id=gate, kind="inspect", severity=severity, params={"check": check, **more})
-        for gate, check, severity, more in LOOKS[: _BY_TIER.get(tier, 0)]
+        for number, (gate, check, severity, more) in enumerate(LOOKS)
+        if number < first or gate in named
     )
