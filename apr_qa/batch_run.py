@@ -25,6 +25,8 @@ from apr_qa.vocabulary import Outcome, Response, Scenario
 from apr_qa.window import SIZE, Window
 
 POLL_S = 0.2
+ASKED_TOGETHER = 16
+"""Claims that the time limit of one is enough for."""
 KILLS_FORGIVEN = 5
 """Times that one claim, or one loading, is tried again because somebody killed the process from outside."""
 SERVER_DEATH_S = 0.3
@@ -175,7 +177,9 @@ class BatchRun:
         self.group = [self.sent[number] for number in numbers]
         pending = self.window.pending
         asked = (float(pending[name].claim.params.get("limit_s", 0)) for name in self.group)
-        self.patience_s = max(self.limits.scenario_s, *asked, 0.0)
+        # The time for one claim is enough for a few asked together, and more of them are granted more of it.
+        share = max(1.0, len(self.group) / ASKED_TOGETHER)
+        self.patience_s = max(self.limits.scenario_s * share, *asked, 0.0)
 
     def _take(self, answer: Answer) -> bool:
         """Settle one scenario; False if the server turns out to be dead, which is what there is to settle."""

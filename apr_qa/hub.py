@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import threading
 from pathlib import Path
 
+from apr_qa import extras
 from apr_qa.containers.artifact_files import expanded
 
 PROBE_S = 5.0
@@ -51,6 +53,8 @@ def download_snapshot(repo_id: str, revision: str, folder: Path) -> tuple[str, s
     One of the two is empty. A hub that did not answer is not asked again by this process, so that a family of
     models waits for it once.
     """
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return "", extras.not_installed("huggingface_hub").what
     if _silent:
         return "", _silent[0]
     problem = _probe(repo_id, revision)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from apr_qa.errors import EvidenceDamaged
 from apr_qa.gates import GATES, summarise
 from apr_qa.oracles import ORACLES
 from apr_qa.tally import Tally, tallied
@@ -36,10 +37,20 @@ def judge(scenario: Scenario, response: Response) -> tuple[Judgement, dict[str, 
 
 
 def rejudge(entry: Evidence) -> Evidence:
-    """Return the entry as it would be judged today; what has no response is not judged but recorded."""
+    """Return the entry as it would be judged today; what has no response is not judged but recorded.
+
+    Raises EvidenceDamaged where the stored facts are not those that the gate judges: another version of the
+    program measured them, or somebody edited them.
+    """
     if entry.response is None:
         return entry
-    judgement, metrics = judge(entry.scenario, entry.response)
+    try:
+        judgement, metrics = judge(entry.scenario, entry.response)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise EvidenceDamaged(
+            f"entry {entry.id}: the facts of {entry.gate_id} cannot be judged: {error!r}",
+            fix="verify it with the version of apr-qa that its header names, or certify anew",
+        ) from error
     return msgspec.structs.replace(entry, outcome=judgement.outcome, reason=judgement.reason, metrics=metrics)
 
 

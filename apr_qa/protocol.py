@@ -14,8 +14,8 @@ import msgspec
 
 from apr_qa.vocabulary import Artifact, Record, Response, Scenario, Target
 
-GROUP_SIZE = 16
-"""Claims that are asked in one call."""
+GROUP_SIZE = 96
+"""Claims that are asked in one call; a step reads all weights once, however many sequences it decodes."""
 MOST_CLAIMS = 50_000
 """Claims after which a worker asks to be replaced, so that what a native library forgets to free does not add up."""
 GROWTH_BYTES = 2 << 30

@@ -1,10 +1,10 @@
 """32 sequences in one llama.cpp batch against one sequence: ``python benchmarks/llama_batch.py [--gguf FILE]``.
 
 Method: the model (the embedded one by default) is converted to F16 and Q8_0. For each type one session of the
-product's own llama.cpp backend decodes 32 new tokens greedily for one prompt, and for 32 prompts of equal length in
-one batch, with end tokens ignored; prompts are read before the clock starts, and every step includes choosing the
-next token of each sequence. ``llama-cpp-python`` is its high-level class on the same file with the same threads, one
-sequence, default settings. Sides alternate in one process; medians of ``--runs`` (3). The rate is new tokens per second.
+product's own llama.cpp backend decodes 32 new tokens greedily for one chat, and for 32 chats in one batch, with end
+tokens ignored; prompts are read before the clock starts, and every step includes choosing the next token of each
+sequence. ``llama-cpp-python`` is its high-level class on the same file with the same threads, one sequence, default
+settings. Sides alternate in one process; medians of ``--runs`` (3). The rate is new tokens per second.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from apr_qa.backends import BACKENDS
 from apr_qa.vocabulary import Target
 
 TOKENS, SEQUENCES = 32, 32
-PROMPT = "Explain to a child in one sentence why the sky is blue in the morning and red at night. Sky number"
 
 
 def decoded(session: Any, sequences: int) -> Mapping[str, float]:
     """Return the rate of ``sequences`` prompts in one batch."""
-    prompts = [session.tokenize(f"{PROMPT} {10 + number}") for number in range(sequences)]
+    asked = [
+        session.render_chat([{"role": "user", "content": text}]) for text in lm_eval.prompts()[:sequences]
+    ]
+    prompts = [session.tokenize(text, add_special=False, parse_special=True) for text in asked]
     logits = session.prefill(prompts, sum(map(len, prompts)) + sequences * TOKENS)
     rows = list(range(sequences))
     begun = time.perf_counter()
@@ -43,7 +45,7 @@ def decoded(session: Any, sequences: int) -> Mapping[str, float]:
 def high_level(model: Any) -> Mapping[str, float]:
     """Return the rate of llama-cpp-python's own generator, one sequence."""
     model.reset()
-    tokens = model.generate(model.tokenize(f"{PROMPT} 10".encode()), temp=0.0)
+    tokens = model.generate(model.tokenize(lm_eval.prompts()[0].encode()), temp=0.0)
     next(tokens)
     begun = time.perf_counter()
     for _ in range(TOKENS):

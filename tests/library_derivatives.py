@@ -228,6 +228,10 @@ def _data(folder: Path, good: Variables, bad: Variables) -> None:
         chosen |= {"HUMANEVAL": task, "MBPP": task}
 
 
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""Has the C library give freed buffers back at once: what is measured is then what was in use."""
+
+
 def memory(folder: Path, base: Path, good: Variables, bad: Variables) -> None:
     """Add the logs of LoRA and QLoRA where bitsandbytes is there, each trained in a process of its own.
 
@@ -245,7 +249,7 @@ def memory(folder: Path, base: Path, good: Variables, bad: Variables) -> None:
             str(base),
             str(folder / f"{kind}.json"),
         ]
-        subprocess.run(program, check=True)
+        subprocess.run(program, check=True, env={**os.environ, **RETURNED})
     for chosen, kind in ((good, "qlora"), (bad, "wide")):
         chosen |= {"LORA_LOG": folder / "lora.json", "QLORA_LOG": folder / f"{kind}.json"}
 

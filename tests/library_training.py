@@ -20,7 +20,7 @@ from typing import Any
 from apr_qa.derivation.lessons import PREFERENCES, PROSE
 
 RANK, ALPHA, STEPS = 4, 12, 8
-SHORT = 16
+SHORT = 8
 """Tokens of the text that memory is measured with: weights decide then, and not what is remembered of each token."""
 THREADS = 1
 """More of them wait for each other on models this small, and change the last bits of sums."""
@@ -180,7 +180,8 @@ def shortened(base: Path, folder: Path) -> Path:
 def memory(kind: str, base: Path, file: Path) -> Path:
     """Train four steps and log the most memory that model and training took, beyond what stood before loading."""
     import torch
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     options: dict[str, Any] = {}
     if kind != "lora":
@@ -189,8 +190,12 @@ def memory(kind: str, base: Path, file: Path) -> Path:
         options["quantization_config"] = packed(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=skipped
         )
-    for library in ("peft", "bitsandbytes"):  # what they take is no memory of the training
+    for library in (
+        "peft",
+        "bitsandbytes",
+    ):  # what they take is no memory of the training, nor does the model's code
         importlib.import_module(library)
+    _ = MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.from_pretrained(base))]
     torch.zeros(1).requires_grad_().sum().backward()
     before = _resident("VmRSS")
     model, tokenizer = load(base, **options)

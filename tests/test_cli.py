@@ -218,6 +218,7 @@ def use(name: str) -> list[str]:
 
 
 ELSEWHERE = {
+    "cache": "test_cache.py",
     "doctor": "test_cli.py",
     "serve": "test_cli.py",
     "shrink": "test_replay.py",

@@ -22,6 +22,12 @@ def test_mutated_files_break_no_reader_and_no_rule(kind: str) -> None:
     assert counts["accepted"] > FILES[kind] / 20 and counts["refused"] > FILES[kind] / 20
 
 
+def test_files_of_megabytes_take_no_more_memory_than_small_ones_may_for_their_size() -> None:
+    report = campaign.run(campaign.LARGE, 5, SEED, timeout_s=600)
+    assert report["findings"] == []
+    assert report["counts"]["accepted"] + report["counts"]["refused"] == 5
+
+
 def test_a_case_is_the_same_wherever_it_is_made_again() -> None:
     for make in CASES.values():
         assert make(random.Random("1-2-3")) == make(random.Random("1-2-3"))

@@ -168,3 +168,11 @@ def test_a_name_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ModelUnavailable, match=r"no answer within 0\.05 s"):
         resolve(MODEL, {})
     release.set()
+
+
+def test_without_the_package_of_the_hub_its_cure_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    commit, problem = hub.download_snapshot("org/name", "main", tmp_path)
+    assert commit == "" and "pip install 'apr-qa[hub]'" in problem

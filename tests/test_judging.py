@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apr_qa import certify, evidence, judge
+from apr_qa.errors import EvidenceDamaged
 from apr_qa.vocabulary import Evidence, Outcome
 
 COMMITTED = (
@@ -121,3 +122,13 @@ def test_a_quantised_file_may_loop_now_and_then_as_the_truth_may(
             left -= 1
         entries.append(entry)
     assert verdict(entries)["status"] == status
+
+
+def test_facts_of_another_version_are_refused_in_words() -> None:
+    entry = next(
+        entry for entry in REAL if entry.gate_id == "F-CONTRACT-I1-001" and entry.response is not None
+    )
+    response = msgspec.structs.replace(entry.response, facts={"measured": {"tokens": 3}})
+    with pytest.raises(EvidenceDamaged, match="F-CONTRACT-I1-001 cannot be judged") as refusal:
+        judge.rejudge(msgspec.structs.replace(entry, response=response))
+    assert "certify anew" in refusal.value.fix

@@ -96,3 +96,20 @@ def test_prompts_read_together_predict_what_each_predicts_alone(session: Any) ->
             place = [1, 3, 4].index(row)
             last = session.step([0], [31 + place])
             assert np.allclose(together[3][place], last[0], atol=2e-4)
+
+
+def test_llama_cpp_goes_on_from_a_beginning_that_was_read_once(tiny_gguf: Path) -> None:
+    target = Target(
+        model="tiny", format="gguf", quantization="f32", backend="cpu", modality="run", engine="llama_cpp"
+    )
+    session: Any = BACKENDS.get("llama_cpp").load(target, tiny_gguf, threads=1)
+    several = [[*SYSTEM, 3, 4, 5], [7, 8], [*SYSTEM, 9], [*SYSTEM, 3, 4, 5]]
+    assert prefilling.alike(several) == [(30, (0, 3, 2))]
+    together = [session.prefill(several, 200), session.step([0, 2, 3], [11, 12, 13])]
+    for row, prompt in enumerate(several):
+        alone = session.prefill([prompt], 60)[0]
+        assert np.allclose(together[0][row], alone, atol=1e-4)
+        if row != 1:
+            place = [0, 2, 3].index(row)
+            assert np.allclose(together[1][place], session.step([0], [11 + place])[0], atol=1e-4)
+    session.close()

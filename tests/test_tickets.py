@@ -13,6 +13,7 @@ from fixed_run import fixed_run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apr_qa import tally
 from apr_qa.cli import command_line
 from apr_qa.errors import UsageError
 from apr_qa.rendering.tickets import create_command, tickets
@@ -166,3 +167,14 @@ def test_diff_passes_a_healthy_conversion_and_names_what_another_file_changed(
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-2}))
     changed = runner.invoke(command_line, ["diff", str(tiny_llama), str(other)])
     assert changed.exit_code == 1 and "rms_norm_eps" in changed.output
+
+
+def test_tickets_of_a_run_that_is_not_kept_whole_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [entry("F-QUAL-001", Outcome.FALSIFIED, f"{n} is not it", prompt=f"{n}") for n in range(300)]
+    monkeypatch.setattr(tally, "WHOLE", 10)
+    counted = tally.tallied(wrong)
+    run = msgspec.structs.replace(fixed_run(), evidence=tuple(counted.entries()), counts=counted)
+    found = tickets(run)
+    assert [ticket.occurrences for ticket in found] == [100]
+    assert "of 300 entries only the first" in found[0].body
+    assert "only the first" not in tickets(run_of(*wrong[:5]))[0].body

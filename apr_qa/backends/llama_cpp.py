@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from apr_qa import devices
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
-from apr_qa.inference import chat_template, decoding
+from apr_qa.inference import chat_template, decoding, prefilling
 from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, last_words
 from apr_qa.inference.protected_prompt import protected
 from apr_qa.tracing.session_checks import SessionChecks
@@ -169,10 +169,23 @@ class LlamaSession:
     def prefill(self, prompts: Sequence[Sequence[int]], cells: int) -> npt.NDArray[np.float32]:
         context = self._context_for(cells, len(prompts), outputs=len(prompts))
         self._lengths = [len(prompt) for prompt in prompts]
+        begun = [0] * len(prompts)
+        families = prefilling.alike(prompts) if context.shares_beginnings() else []
+        beginnings = [
+            (prompts[rows[0]][position], position, rows[0], False)
+            for shared, rows in families
+            for position in range(shared)
+        ]
+        if beginnings:
+            context.decode(beginnings)
+        for shared, rows in families:
+            context.share(rows[0], rows[1:], shared)
+            for row in rows:
+                begun[row] = shared
         entries = [
-            (token, position, row, position == len(prompt) - 1)
+            (prompt[position], position, row, position == len(prompt) - 1)
             for row, prompt in enumerate(prompts)
-            for position, token in enumerate(prompt)
+            for position in range(begun[row], len(prompt))
         ]
         return context.decode(entries)
 

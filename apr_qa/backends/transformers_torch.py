@@ -33,7 +33,7 @@ _PROBE = "apr-qa-turn"
 class TorchSession:
     """One model and its tokenizer; also the engine of the shared decode loop."""
 
-    max_sequences = 32
+    max_sequences = 96
     max_cells = 32768
 
     def __init__(self, model: Any, tokenizer: Any, template: str | None) -> None:

@@ -30,7 +30,9 @@ def dequantised(payload: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.fl
         from gguf.quants import dequantize
     except ImportError:
         raise extras.not_installed("gguf") from None
-    kind = GGMLQuantizationType[dtype.upper()]
+    kind = GGMLQuantizationType.__members__.get(dtype.upper())
+    if kind is None:  # an older release of the package
+        raise UnsupportedArchitecture(f"type {dtype} cannot be decoded")
     values, width = BLOCKS[dtype]
     blocks = payload.reshape(-1, width)
     flat = np.empty(len(blocks) * values, np.float32)

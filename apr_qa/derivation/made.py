@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from apr_qa.derivation.lessons import CODE, PREFERENCES, PROSE
-from apr_qa.derivation.making import DENSITY, EPOCHS, PREFERENCE_EPOCHS, SPARSITY, Workshop
+from apr_qa.derivation.making import DENSITY, EPOCHS, SPARSITY, Workshop
 from apr_qa.derivation.members import Member
 from apr_qa.derivation.training import RANK
 
@@ -68,7 +68,7 @@ MAKES: Mapping[str, tuple[Callable[[Workshop], Made], str]] = {
     "quantize": (lambda shop: Made(shop.int4, (shop.base,)), "q4_k_m by llama.cpp's quantiser"),
     "distill": (_distil, f"the first third of the layers, distilled on {_TEXTS} texts, {EPOCHS} epochs"),
     "speculative": (_speculate, f"the draft is the first third of the layers, distilled on {_TEXTS} texts"),
-    "dpo": (_preferences, f"DPO on {len(PREFERENCES)} pairs, {PREFERENCE_EPOCHS} epochs"),
+    "dpo": (_preferences, f"DPO on {len(PREFERENCES)} pairs, {EPOCHS} epochs"),
     "data": (_lessons, f"the {_TEXTS} texts that models made here are trained on"),
 }
 """Kind -> how it is made, and in words."""

@@ -36,7 +36,7 @@ VERSION = 1
 MAX_WEIGHTS = 1_000_000_000
 """Larger models take hours to train on a processor: their derivatives have to be brought."""
 DENSITY, SPARSITY = 0.5, 0.1
-EPOCHS, PREFERENCE_EPOCHS = 2, 3
+EPOCHS = 3
 SIXTEEN = ("f16", "bf16")
 
 
@@ -108,7 +108,7 @@ class Workshop:
         def make(to: Path) -> None:
             to.mkdir()
             model, tokenizer = training.loaded(find(str(self.base)))
-            self._log(to, training.dpo(model, tokenizer, PREFERENCES, PREFERENCE_EPOCHS))
+            self._log(to, training.dpo(model, tokenizer, PREFERENCES, EPOCHS))
 
         return self._made("preferences", make) / "log.json"
 

@@ -66,8 +66,8 @@ def norms(child: Member, parents: Sequence[Member]) -> dict[str, Any]:
 def sign_conflicts(child: Member, parents: Sequence[Member], base: Member) -> dict[str, Any]:
     """Count entries that point against a parent's task vector, in the merge and in the naive sum of the vectors.
 
-    A step that is smaller than the rounding of the artifact's type points nowhere, in either of them, and the sum
-    is rounded to that type: only what a merge resolved can make a difference.
+    The sum is rounded to the artifact's type. Where that leaves no step, or one within rounding, nothing is counted
+    in either of them: only what a merge resolved can make a difference.
     """
     _several(parents)
     import numpy as np
@@ -78,10 +78,10 @@ def sign_conflicts(child: Member, parents: Sequence[Member], base: Member) -> di
         values = child.model.read(name)
         rounding = np.float32(_ROUNDING.get(child.model.quantization, _WIDEST))
         dead = rounding * (np.abs(origin) + np.abs(values))
-        own = _signs(values - origin, dead)
         vectors = [parent.model.read(name) - origin for parent in parents]
         signs = [np.sign(vector) for vector in vectors]
         summed = _signs(_stored(origin + np.sum(vectors, axis=0), child.model.quantization) - origin, dead)
+        own = np.where(summed != 0, _signs(values - origin, dead), np.float32(0))
         entries += origin.size
         disagreeing += int(np.count_nonzero(np.min(signs, axis=0) * np.max(signs, axis=0) < 0))
         merged += sum(int(np.count_nonzero(own * sign < 0)) for sign in signs)

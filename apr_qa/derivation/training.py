@@ -17,7 +17,7 @@ from apr_qa.inference import pretrained
 
 SEED = 7
 RANK, ALPHA = 8, 16
-LORA_RATE, PREFERENCE_RATE, STUDENT_RATE = 3e-4, 1e-3, 5e-4
+LORA_RATE, STUDENT_RATE = 5e-4, 5e-4
 BETA = 0.1
 """Of the preference loss."""
 MAX_TOKENS = 128
@@ -102,7 +102,7 @@ def dpo(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str, str]], epoch
                 margin = (_likelihood(model, *pair[0]) - good) - (_likelihood(model, *pair[1]) - bad)
                 yield -torch.nn.functional.logsigmoid(BETA * margin)
 
-        return _trained([one for _, a, b in factors for one in (a, b)], losses, epochs, PREFERENCE_RATE)
+        return _trained([one for _, a, b in factors for one in (a, b)], losses, epochs, LORA_RATE)
 
 
 def _likelihood(model: Any, begun: int, ids: Any) -> Any:
@@ -182,11 +182,14 @@ def _trained(weights: Sequence[Any], losses: Any, epochs: int, rate: float) -> L
     optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
     log: Log = []
     for epoch in range(epochs):
+        found = []
         for loss in losses():
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            log.append({"step": len(log) + 1, "loss": float(loss.detach()), "epoch": epoch + 1.0})
+            found.append(float(loss.detach()))
+        # One record an epoch: texts differ in difficulty, and a trend over them would be that of their order.
+        log.append({"epoch": epoch + 1.0, "loss": math.fsum(found) / len(found), "steps": len(found)})
     return log
 
 

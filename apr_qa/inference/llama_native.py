@@ -125,6 +125,19 @@ class Context:
         """Forget all sequences, data included: a stale NaN would survive a mask."""
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._pointer), True)
 
+    def shares_beginnings(self) -> bool:
+        """Say whether a sequence can go on from a part of another: every position of every layer is kept."""
+        llama, model = self._llama, self._model.pointer
+        if llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model):
+            return False
+        return bool(llama.llama_model_n_swa(model) == 0)
+
+    def share(self, source: int, sequences: Sequence[int], positions: int) -> None:
+        """Let ``sequences`` begin with the first ``positions`` of ``source``; nothing is computed or copied."""
+        memory = self._llama.llama_get_memory(self._pointer)
+        for sequence in sequences:
+            self._llama.llama_memory_seq_cp(memory, source, sequence, 0, positions)
+
     def decode(self, entries: Sequence[Entry]) -> npt.NDArray[np.float32]:
         """Append ``entries`` to their sequences; return the wanted logits, [wanted, vocab_size], in order."""
         import numpy as np

@@ -36,6 +36,14 @@ def groups(prompts: Sequence[Prompt]) -> list[Group]:
     return found if _cost(prompts, found) < _cost(prompts, simple) else simple
 
 
+def alike(prompts: Sequence[Prompt]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return (tokens in common, numbers of the prompts) of prompts whose beginning is worth a pass of its own."""
+    found = [
+        (_shared([prompts[number] for number in family]), tuple(family)) for family in _families(prompts)
+    ]
+    return [(shared, family) for shared, family in found if shared * (len(family) - 1) > PASS_TOKENS]
+
+
 def _grouped(prompts: Sequence[Prompt]) -> Iterator[Group]:
     loose: list[int] = []
     for family in _families(prompts):

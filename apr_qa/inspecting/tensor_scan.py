@@ -119,17 +119,20 @@ def _plain(raw: npt.NDArray[np.uint8], dtype: str) -> _Looked:
 
 
 def _only_value(bits: npt.NDArray[Any], dtype: str) -> float | None:
-    """Return the value that all patterns stand for; None if there are several, or where it is none."""
+    """Return the value that all patterns stand for; None if there are several."""
     import numpy as np
 
-    magnitude = np.iinfo(bits.dtype).max >> 1
-    if int(bits[0]) & magnitude != int(bits[-1]) & magnitude:
+    first, magnitude = bits[:1].copy(), np.iinfo(bits.dtype).max >> 1
+    # The zeros of both signs are one value.
+    relevant = magnitude if not int(first[0]) & magnitude else np.iinfo(bits.dtype).max
+    wanted = int(first[0]) & relevant
+    if int(bits[-1]) & relevant != wanted:
         return None
-    values = to_float32(bits[:1].view(np.uint8), dtype, (1,))
-    if values[0] == 0:
-        # The zeros of both signs are one value.
-        return None if np.any(bits & magnitude) else 0.0
-    return float(values[0]) if np.all(bits == bits[0]) else None
+    step = _CHUNK_BYTES // bits.itemsize
+    for start in range(0, bits.size, step):
+        if np.any((bits[start : start + step] & relevant) != wanted):
+            return None
+    return float(to_float32(first.view(np.uint8), dtype, (1,))[0])
 
 
 def _blocks(model: OpenModel, info: TensorInfo) -> _Looked | None:

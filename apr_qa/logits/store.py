@@ -1,7 +1,7 @@
 """Readings and limits on disk, under the workspace: named by everything that they depend on.
 
-A name holds the hash of the artifact's content, the token ids, the engine with its version and the type that it
-computes in, so nothing stored is ever out of date; it can be deleted at any time.
+A name holds the hash of the artifact's content, the token ids, the engine with its version and build and the type
+that it computes in, so nothing stored is ever out of date; it can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from apr_qa import __version__, workspace
+from apr_qa import __version__, file_hash, workspace
 from apr_qa.errors import EnvironmentFault
 from apr_qa.logits import readings
 from apr_qa.logits.feed import Feed
@@ -25,15 +26,27 @@ from apr_qa.logits.readings import Readings
 from apr_qa.vocabulary import digest
 
 _PACKAGES = {"transformers_torch": ("torch", "transformers"), "llama_cpp": ("llama-cpp-python",)}
+_LIBRARIES = {"transformers_torch": ("torch", "lib/*torch_c*"), "llama_cpp": ("llama_cpp", "lib/*")}
+"""Engine -> its package, and the libraries in it that compute."""
 
 
 def engine_version(engine: str) -> str:
-    """Return name and versions of an engine and the kind of machine, without importing it."""
+    """Return name, versions and build of an engine and the kind of machine, without importing it."""
     found = [engine, platform.machine()]
     for package in _PACKAGES[engine]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")
-    return " ".join(found)
+    return " ".join([*found, _build(engine)])
+
+
+def _build(engine: str) -> str:
+    """Return the hash of the engine's native libraries: two builds of one version may compute differently."""
+    package, pattern = _LIBRARIES[engine]
+    spec = importlib.util.find_spec(package)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    files = {file.resolve() for folder in folders for file in folder.glob(pattern) if file.is_file()}
+    hashes = sorted(file_hash.sha256(file, workspace.root() / "hashes") for file in files)
+    return digest(hashes)
 
 
 def name_of(content_sha256: str, feed: Feed, engine: str, dtype: str) -> str:

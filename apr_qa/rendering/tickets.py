@@ -150,6 +150,10 @@ def _body(run: Run, entries: Sequence[Evidence], gates: Sequence[str], targets: 
         )
     if len(entries) > MAX_SHOWN:
         lines.append(f"- … and {len(entries) - MAX_SHOWN} more")
+    if not run.tally.complete:
+        lines.append(
+            f"- of {run.tally.total:,} entries only the first of each gate, target and outcome are looked at here"
+        )
     for role, text in conversation(first):
         lines += ["", f"{role}:", "", *(f"    {line}" for line in excerpt(text, MAX_TEXT).splitlines())]
     lines += ["", "## Try it again", "", f"    {replay(first)}", "", "## Where", ""]

@@ -69,7 +69,8 @@ class Sandbox:
                 return self._greeting()
             except EnvironmentFault as error:
                 self._end()
-                refusals.append(f"{bubblewrap.PROGRAM}: {error.what}")
+                said = f"{bubblewrap.PROGRAM}: {error.what}"
+                refusals += [] if said in refusals else [said]
         try:
             self._start((), refusals)
             return self._greeting()
