@@ -12,7 +12,10 @@ from apr_qa.evaluation.problems import Problem
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _THOUGHT_END = re.compile(r".*</think(?:ing)?>", re.DOTALL)
 _THOUGHT_OPEN = re.compile(r"<think(?:ing)?>.*", re.DOTALL)
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|(?=^[ \t]*```[ \t]*\w)|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 _MARKER = re.compile(
     r"<\|(?:im_end|im_start|endoftext|eot_id|end|assistant|user)\|>|</s>|<end_of_turn>"
     r"|^(?:#{2,6} |\*\*|Human:|User:|Assistant:|Explanation:|Note:)",

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _JUDGED_CHARACTERS = 20_000
 _JUDGED_LINES = 400
 _FENCE = re.compile(
-    r"^[ \t]*```[ \t]*([\w+#-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+    r"^[ \t]*```[ \t]*([\w+#-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|(?=^[ \t]*```[ \t]*\w)|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
 _ALIASES = {
     "py": "python",
