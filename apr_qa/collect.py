@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from apr_qa.atomic import write_atomically
 from apr_qa.clusters import remote_run
 from apr_qa.devices import usable_cores
 from apr_qa.errors import EnvironmentFault
+from apr_qa.interrupts import interruptible
 from apr_qa.playbook import Playbook
 from apr_qa.preparation import Prepared, Settings, Watcher
 from apr_qa.vocabulary import Evidence, EvidenceHeader
@@ -57,7 +56,7 @@ def collect(prepared: Prepared, book: Playbook, settings: Settings, folder: Path
 
         noted = done.journal
         line = runner.Line(policy, record, andon=andon, budget_s=book.budget_s)
-        with noted, _interruptible(line):
+        with noted, interruptible(line):
             _work(prepared.batches, line, done, book, settings)
     if line.interrupted:
         raise KeyboardInterrupt
@@ -172,21 +171,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _interruptible(line: runner.Line) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into a stop of the line, so that children are reaped and evidence is whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        line.interrupted = True
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

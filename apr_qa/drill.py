@@ -11,8 +11,6 @@ import contextlib
 import fnmatch
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from apr_qa.drill_verdict import ERROR, NOT, ORDER, Trial, about_files, catches,
 from apr_qa.drill_verdict import trial as trial_of
 from apr_qa.errors import AprQaError, EnvironmentFault, UsageError
 from apr_qa.inference.faults import FAULT_VARIABLE
+from apr_qa.interrupts import interruptible
 from apr_qa.preparation import prepare
 from apr_qa.vocabulary import FILE_MODALITIES, FORMATS, Artifact, Evidence
 
@@ -86,7 +85,7 @@ class Drill:
 
         # A fault of the engine is told to all workers by the environment, so nothing else may run meanwhile.
         together = [one for one in wanted if not one[0].runtime]
-        with _interruptible(self.switch):
+        with interruptible(self.switch):
             trials = Parallel(n_jobs=jobs, backend="threading")(delayed(attempt)(*one) for one in together)
             trials += [attempt(*one) for one in wanted if one[0].runtime]
         if self.switch.interrupted:
@@ -207,21 +206,3 @@ def _copy_of(artifact: Artifact) -> Iterator[Artifact]:
         yield msgspec.structs.replace(
             artifact, path=str(place), origin="given", sha256="", source="a spoiled copy"
         )
-
-
-@contextlib.contextmanager
-def _interruptible(switch: Switch) -> Iterator[None]:
-    """Turn the switch on SIGINT and SIGTERM, so that children are reaped and copies removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def turn(*_: object) -> None:
-        switch.interrupted = True
-
-    previous = {number: signal.signal(number, turn) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -197,7 +197,7 @@ def make(folder: Path, subject: Subject) -> tuple[Variables, Variables]:
         "STUDENT": training.distil(base, untrained, folder / "student", texts),
         **{"SLERP": merged["slerp"], "SLERP_B": prose / "merged", "TIES": merged["ties"]},
         "PRUNED": pruned(base, folder / "pruned", 0.1),
-        **{"INT4": packed["q4_k_m"], "DRAFT": base, "TARGET": deepened(base, folder / "deep", 3)},
+        **{"INT4": packed["q4_k_m"], "DRAFT": base, "TARGET": deepened(base, folder / "deep", 5)},
         **{"SFT_LOG": prose / "log.json", "DPO_LOG": training.dpo(base, folder / "dpo.json")},
     }
     bad = shared | {
