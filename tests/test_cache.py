@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from apr_qa import cache, workspace
-from apr_qa.cli.cache import command
+from apr_qa.cli import command_line
 from apr_qa.errors import EnvironmentFault, UsageError
 
 HOUR = 3600.0
@@ -155,12 +155,12 @@ def test_what_cannot_be_removed_is_said(root: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_command_shows_removes_and_says_so(root: Path) -> None:
     run = CliRunner().invoke
-    shown = json.loads(run(command, ["--json"]).stdout)
+    shown = json.loads(run(command_line, ["cache", "--json"]).stdout)
     assert {row["kind"]: row["entries"] for row in shown["kinds"]} == {"artifacts": 2, "hub": 1, "logits": 1}
-    assert "converted models" in run(command, []).stdout
-    assert "1 entries removed" in run(command, ["clear", "logits"]).stderr
-    assert json.loads(run(command, ["clear", "--json"]).stdout)["removed"][0]["entries"] == 2
-    assert "0 entries removed" in run(command, ["--limit", "1G"]).stderr
+    assert "converted models" in run(command_line, ["cache"]).stdout
+    assert "1 entries removed" in run(command_line, ["cache", "clear", "logits"]).stderr
+    assert json.loads(run(command_line, ["cache", "clear", "--json"]).stdout)["removed"][0]["entries"] == 2
+    assert "0 entries removed" in run(command_line, ["cache", "--limit", "1G"]).stderr
 
 
 def test_an_empty_cache_is_no_fault(tmp_path: Path) -> None:
