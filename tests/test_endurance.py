@@ -39,7 +39,8 @@ def test_crashes_leave_no_process_no_descriptor_and_no_thread() -> None:
 def test_a_worker_that_grows_or_has_done_much_is_replaced_and_the_batch_goes_on(
     limit: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NOOP_GROWTH_MB", "80")
+    monkeypatch.setenv("NOOP_GROWTH_MB", "20")
+    monkeypatch.setattr(batch_run, "GROUP_SIZE", 16)
     monkeypatch.setattr(window, "SIZE", 64)
     for name, value in limit.items():
         monkeypatch.setattr(batch_run, name, value)
@@ -53,7 +54,7 @@ def test_a_worker_that_grows_or_has_done_much_is_replaced_and_the_batch_goes_on(
     monkeypatch.setattr(batch_run.BatchRun, "_run_worker", counted)
     found = outcomes(run(tmp_path, [batch(128)], jobs=1))
     assert len(found) == 128 and set(found.values()) == {Outcome.CORROBORATED}
-    assert len(started) == 2, "two groups, one in each process"
+    assert len(started) == 2, "8 groups, half of them in each process"
 
 
 def test_from_a_p0_on_no_new_work_begins(tmp_path: Path) -> None:
