@@ -142,6 +142,7 @@ def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path: Path) -> 
     blocked.write_text("")
     cache.announce(blocked)
     cache.touch(blocked / "artifacts")
+    assert blocked.read_text() == "" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_cannot_be_removed_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_any_bytes_are_looked_through_without_an_error(
     file = tmp_path_factory.getbasetemp() / "any.bin"
     for content in (data, b"\x80\x04" + data, zipped("archive/data.pkl", b"\x80\x02" + data)):
         file.write_bytes(content)
-        pickle_scan.scan(file)
+        assert isinstance(pickle_scan.scan(file), pickle_scan.Pickled)
 
 
 def test_a_special_file_is_not_opened(tmp_path: Path) -> None:
