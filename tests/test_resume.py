@@ -216,3 +216,22 @@ def test_evidence_without_a_journal_is_read_itself(whole: Path, tmp_path: Path) 
     journal.path_of(partial).unlink()
     evidence.repair(partial)
     assert len(journal.done(partial)) == partial.read_bytes().count(b"\n") - 1
+
+
+def test_a_journal_that_is_ahead_is_believed_as_far_as_the_evidence_goes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = whole / collect.PARTIAL_FILE
+    half = complete.stat().st_size // 2
+    partial = interrupted(whole, tmp_path / "run", half, journal.path_of(complete).stat().st_size)
+    evidence.repair(partial)
+    read_from: list[int] = []
+    newer = journal._newer
+
+    def noted(path: Path, begin: int) -> object:
+        read_from.append(begin)
+        return newer(path, begin)
+
+    monkeypatch.setattr(journal, "_newer", noted)
+    assert len(journal.done(partial)) == partial.read_bytes().count(b"\n") - 1
+    assert read_from == [partial.stat().st_size]

@@ -167,3 +167,15 @@ def test_the_tables_of_types_are_those_of_the_gguf_package() -> None:
         int(kind): kind.name.lower().split("_", 1)[1] for kind in LlamaFileType if kind.name != "GUESSED"
     }
     assert named == FILE_TYPES
+
+
+@pytest.mark.parametrize(("dtype", "infinity"), [("f16", 0x7C00), ("bf16", 0x7F80), ("f32", 0x7F800000)])
+@pytest.mark.parametrize(("beyond", "wrong"), [(-1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("negative", [False, True])
+def test_the_largest_number_is_one_and_the_next_pattern_is_none(
+    dtype: str, infinity: int, beyond: int, wrong: int, negative: bool
+) -> None:
+    bits = np.ones(256, TYPES[dtype])
+    sign = 1 << (8 * bits.itemsize - 1)
+    bits[100] = infinity + beyond + (sign if negative else 0)
+    assert _found(tensor_scan.scan(Held(bits, dtype, (1, 256))))[0] == wrong  # type: ignore[arg-type]
