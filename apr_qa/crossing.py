@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
@@ -12,15 +13,8 @@ from apr_qa.vocabulary import Claim, Scenario, Target
 Claims = Sequence[Claim]
 
 
-class Crossed(Sequence[Scenario]):
-    """Every claim of a part on the target of that part, in order; claims that several targets share are stored once."""
-
-    def __init__(self, parts: Iterable[tuple[Target, Claims]]) -> None:
-        self.parts = tuple((target, claims) for target, claims in parts if len(claims))
-        self._ends = list(accumulate(len(claims) for _, claims in self.parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+class Lazy(Sequence[Scenario]):
+    """Scenarios of which each is made when it is asked for, by `made`."""
 
     @overload
     def __getitem__(self, place: int) -> Scenario: ...
@@ -34,6 +28,25 @@ class Crossed(Sequence[Scenario]):
         number = place + len(self) if place < 0 else place
         if not 0 <= number < len(self):
             raise IndexError(place)
+        return self.made(number)
+
+    @abstractmethod
+    def made(self, number: int) -> Scenario:
+        """Return the scenario at a place from 0 on."""
+
+
+class Crossed(Lazy):
+    """Every claim of a part on the target of that part, in order; claims that several targets share are stored once."""
+
+    def __init__(self, parts: Iterable[tuple[Target, Claims]]) -> None:
+        self.parts = tuple((target, claims) for target, claims in parts if len(claims))
+        self._ends = list(accumulate(len(claims) for _, claims in self.parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def made(self, number: int) -> Scenario:
+        """Return the scenario at a place from 0 on."""
         part = bisect_right(self._ends, number)
         target, claims = self.parts[part]
         return Scenario(target=target, claim=claims[number - self._ends[part]])

@@ -48,3 +48,19 @@ class Watcher(Protocol):
     def happened(self, entry: Evidence) -> None: ...
 
     def andon(self, entry: Evidence) -> None: ...
+
+
+class Silent:
+    """A watcher that says nothing: of many small runs only the outcome counts."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def planned(self, scenarios: int) -> None:
+        """Count nothing."""
+
+    def happened(self, entry: Evidence) -> None:
+        """Show nothing."""
+
+    def andon(self, entry: Evidence) -> None:
+        """Stop nothing."""

@@ -12,12 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from apr_qa import certify, clock, evidence, plan, playbook
-from apr_qa.preparation import Prepared, Settings
+from apr_qa import clock, evidence, plan, playbook
+from apr_qa.collect import collect
+from apr_qa.preparation import Prepared
 from apr_qa.resolve import resolve
+from apr_qa.settings import Settings, Silent
 from apr_qa.vocabulary import (
     Claim,
-    Evidence,
     EvidenceHeader,
     Model,
     Outcome,
@@ -26,18 +27,6 @@ from apr_qa.vocabulary import (
     Target,
     Tier,
 )
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def say(self, text: str) -> None: ...
-
-    def planned(self, scenarios: int) -> None: ...
-
-    def happened(self, entry: Evidence) -> None: ...
-
-    def andon(self, entry: Evidence) -> None: ...
 
 
 def batches(model: str, folder: Path, prompts: list[str], tokens: int, *, alone: bool) -> list[plan.Batch]:
@@ -92,7 +81,7 @@ def main(arguments: list[str]) -> None:
         started=clock.now(),
     )
     settings = Settings(jobs=1, policy="collect_all", timeout_s=600.0)
-    path = certify.collect(
+    path = collect(
         Prepared(header=header, batches=tuple(planned)), book, settings, Path(arguments[3]), Silent()
     )
     _, entries = evidence.read(path)

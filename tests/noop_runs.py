@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pytest
 
 from apr_qa import collect, evidence, plan, playbook
+from apr_qa.crossing import Lazy
 from apr_qa.preparation import Prepared, Settings
 from apr_qa.vocabulary import (
     Artifact,
@@ -34,25 +35,19 @@ def with_engine(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), str(here), os.environ.get("PYTHONPATH", "")]))
 
 
-class Asked(Sequence[Scenario]):
+class Asked(Lazy):
     """Scenarios that are made when they are looked at, and counted."""
 
     def __init__(self, count: int, about: str = "number", severity: Severity = Severity.P1) -> None:
         self.count, self.about, self.severity = count, about, severity
-        self.made = 0
+        self.count_made = 0
 
     def __len__(self) -> int:
         return self.count
 
-    @overload
-    def __getitem__(self, place: int) -> Scenario: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Scenario]: ...
-    def __getitem__(self, place: int | slice) -> Scenario | Sequence[Scenario]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(self.count))]
-        self.made += 1
-        return self._scenario(place % self.count)
+    def made(self, number: int) -> Scenario:
+        self.count_made += 1
+        return self._scenario(number)
 
     def __iter__(self) -> Iterator[Scenario]:
         return (self[number] for number in range(self.count))

@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 
 from apr_qa import clock, playbook, registry
 from apr_qa.cli import command_line
-from apr_qa.cli.drill import _Silent
 from apr_qa.defects import DEFECTS, Defect, Inexpressible, Specimen
 from apr_qa.defects._editing import editing
 from apr_qa.drill import Drill, chosen
@@ -37,7 +36,7 @@ from apr_qa.drill_verdict import (
     judged,
 )
 from apr_qa.errors import EngineMissing, UsageError
-from apr_qa.preparation import Settings
+from apr_qa.settings import Settings, Silent
 from apr_qa.vocabulary import Artifact, Claim, Evidence, Outcome, Scenario, Severity, Target, Tier
 
 MODEL = Path(__file__).parent / "fixtures" / "models" / "qwen2-tied-bias"
@@ -65,7 +64,7 @@ def model_at(path: Path) -> Healthy:
     (model,) = registry.select([str(path)])
     book = playbook.template(Tier.MVP, model)
     watched = Watched(Switch(), timeout_s=120.0, jobs=2, threads=1)
-    return Healthy(model, Tier.MVP, book, Settings(gpu=False, download=False), watched, _Silent())
+    return Healthy(model, Tier.MVP, book, Settings(gpu=False, download=False), watched, Silent())
 
 
 def defect(plant: object, expected: str = "reject") -> Defect:
@@ -206,7 +205,7 @@ def test_an_interrupted_drill_leaves_nothing_behind(cache: Path) -> None:
     book = playbook.template(Tier.MVP, model)
     watched = Watched(switch, timeout_s=120.0, jobs=1, threads=1)
     drill = Drill(
-        [Healthy(model, Tier.MVP, book, Settings(gpu=False), watched, _Silent())], switch, static=True
+        [Healthy(model, Tier.MVP, book, Settings(gpu=False), watched, Silent())], switch, static=True
     )
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

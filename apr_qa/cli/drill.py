@@ -110,27 +110,11 @@ class _Telling:
             self.progress.say(f"{done}/{self.total} {said}")
 
 
-class _Silent:
-    """A watcher for the many small runs of a drill, of which only the outcome counts."""
-
-    def say(self, text: str) -> None:
-        """Say nothing."""
-
-    def planned(self, scenarios: int) -> None:
-        """Count nothing."""
-
-    def happened(self, entry: Any) -> None:
-        """Show nothing."""
-
-    def andon(self, entry: Any) -> None:
-        """Stop nothing."""
-
-
 def _models(options: dict[str, Any], progress: Progress, switch: Any, jobs: int, threads: int) -> list[Any]:
     """Return the model of the command line and the fixture models behind it."""
     from apr_qa import playbook, registry
     from apr_qa.drill_models import Healthy, Watched
-    from apr_qa.preparation import Settings
+    from apr_qa.settings import Settings, Silent
 
     watched = Watched(switch, timeout_s=options["timeout"] or 0.0, jobs=jobs, threads=threads)
     settings = Settings(jobs=jobs, gpu=False, download=not options["offline"])
@@ -142,7 +126,7 @@ def _models(options: dict[str, Any], progress: Progress, switch: Any, jobs: int,
         (fixture,) = registry.select([str(folder.resolve())])
         if fixture.path != model.path:
             fixture_book = playbook.for_model(fixture, tier)
-            models.append(Healthy(fixture, tier, fixture_book, settings, watched, _Silent()))
+            models.append(Healthy(fixture, tier, fixture_book, settings, watched, Silent()))
     return models
 
 

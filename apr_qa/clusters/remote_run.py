@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import msgspec
 
@@ -14,6 +13,7 @@ from apr_qa import workspace
 from apr_qa.batch_run import POLL_S
 from apr_qa.clusters import Cluster, NodeLost
 from apr_qa.clusters.node import Result, Task
+from apr_qa.crossing import Lazy
 from apr_qa.errors import EnvironmentFault
 from apr_qa.line import Limits, Line
 from apr_qa.plan import Batch
@@ -164,7 +164,7 @@ def on(cluster: Cluster, limits: Limits) -> Callable[[Batch, Line, Window], bool
 # ---- parts
 
 
-class Part(Sequence[Scenario]):
+class Part(Lazy):
     """Some scenarios of a batch in a row, made when they are looked at."""
 
     def __init__(self, whole: Sequence[Scenario], begin: int, end: int) -> None:
@@ -173,16 +173,9 @@ class Part(Sequence[Scenario]):
     def __len__(self) -> int:
         return self._end - self._begin
 
-    @overload
-    def __getitem__(self, place: int) -> Scenario: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Scenario]: ...
-    def __getitem__(self, place: int | slice) -> Scenario | Sequence[Scenario]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        return self._whole[(self._end if place < 0 else self._begin) + place]
+    def made(self, number: int) -> Scenario:
+        """Return the scenario at a place of the part."""
+        return self._whole[self._begin + number]
 
 
 def at_home(batch: Batch) -> bool:
