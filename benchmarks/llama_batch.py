@@ -34,7 +34,7 @@ def decoded(session: Any, sequences: int) -> Mapping[str, float]:
         session.render_chat([{"role": "user", "content": text}]) for text in lm_eval.prompts()[:sequences]
     ]
     prompts = [session.tokenize(text, add_special=False, parse_special=True) for text in asked]
-    logits = session.prefill(prompts, sum(map(len, prompts)) + sequences * TOKENS)
+    logits = session.prefill(prompts, max(map(len, prompts)) + TOKENS)
     rows = list(range(sequences))
     begun = time.perf_counter()
     for _ in range(TOKENS):

@@ -1,7 +1,7 @@
 """GGUF through llama.cpp: the C interface of llama-cpp-python, several sequences in one batch.
 
-The high-level class of llama-cpp-python decodes one sequence at a time; here the sequences of a wave share
-one unified key-value cache and every step decodes one token of each.
+The high-level class of llama-cpp-python decodes one sequence at a time; here every step decodes one
+token of each sequence of a wave.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apr_qa import devices
 from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
 from apr_qa.inference import chat_template, decoding, prefilling
-from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, last_words
+from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, Shape, last_words
 from apr_qa.inference.protected_prompt import protected
 from apr_qa.tracing.session_checks import SessionChecks
 from apr_qa.vocabulary import Response, Target
@@ -46,6 +46,7 @@ class LlamaSession:
         self._vocab = llama.llama_model_get_vocab(native.pointer)
         self._context: Context | None = None
         self._lengths: list[int] = []
+        self._slots: dict[int, int] = {}
         self._checks = SessionChecks(self)
         if llama.llama_vocab_type(self._vocab) == llama.LLAMA_VOCAB_TYPE_NONE:
             raise InferenceFailed("the file has no tokenizer")
@@ -96,7 +97,7 @@ class LlamaSession:
 
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         decoding.require_tokens(self, token_ids)
-        context = self._context_for(len(token_ids), 1, outputs=BATCH_TOKENS)
+        context = self._context_for(Shape(1, len(token_ids), BATCH_TOKENS))
         entries = [(token, position, 0, True) for position, token in enumerate(token_ids)]
         result = context.decode(entries)
         decoding.require_finite(result)
@@ -147,11 +148,11 @@ class LlamaSession:
             if token >= 0
         }
 
-    def _context_for(self, cells: int, sequences: int, *, outputs: int) -> Context:
+    def _context_for(self, shape: Shape) -> Context:
         """Return an empty context that is large enough; the last one is used again where it is."""
-        if self._context is None or not self._context.holds(cells, sequences, outputs):
+        if self._context is None or not self._context.holds(shape):
             self._drop_context()
-            self._context = Context(self._native, cells, sequences, outputs)
+            self._context = Context(self._native, shape)
         self._context.clear()
         return self._context
 
@@ -166,37 +167,55 @@ class LlamaSession:
         """llama.cpp finds the end-of-turn token itself and counts it among the ends of generation."""
         return None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], cells: int) -> npt.NDArray[np.float32]:
-        context = self._context_for(cells, len(prompts), outputs=len(prompts))
+    def prefill(self, prompts: Sequence[Sequence[int]], positions: int) -> npt.NDArray[np.float32]:
+        shape = Shape(len(prompts), positions, len(prompts), exact=not self._native.rounds())
+        context = self._context_for(shape)
         self._lengths = [len(prompt) for prompt in prompts]
-        begun = [0] * len(prompts)
         families = prefilling.alike(prompts) if context.shares_beginnings() else []
-        beginnings = [
-            (prompts[rows[0]][position], position, rows[0], False)
-            for shared, rows in families
-            for position in range(shared)
-        ]
-        if beginnings:
-            context.decode(beginnings)
+        begun = {row: shared for shared, rows in families for row in rows}
+        # Those with most left to read come first, so that those that go on are neighbours, see `_ordered`.
+        rests = sorted(range(len(prompts)), key=lambda row: begun.get(row, 0) - len(prompts[row]))
+        self._slots = {row: slot for slot, row in enumerate(rests)}
         for shared, rows in families:
-            context.share(rows[0], rows[1:], shared)
-            for row in rows:
-                begun[row] = shared
+            first = min(self._slots[row] for row in rows)
+            context.decode([(prompts[rows[0]][place], place, first, False) for place in range(shared)])
+            context.copy(first, (self._slots[row] for row in rows if self._slots[row] != first))
         entries = [
-            (prompt[position], position, row, position == len(prompt) - 1)
-            for row, prompt in enumerate(prompts)
-            for position in range(begun[row], len(prompt))
+            (prompts[row][place], place, self._slots[row], place == len(prompts[row]) - 1)
+            for row in rests
+            for place in range(begun.get(row, 0), len(prompts[row]))
         ]
-        return context.decode(entries)
+        return self._ordered(context.decode(entries), range(len(prompts)))
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         if self._context is None:
             raise InferenceFailed("a step needs a prefill before it")
+        self._close_up(self._context, rows)
         entries = []
-        for row, token in zip(rows, tokens, strict=True):
-            entries.append((token, self._lengths[row], row, True))
+        for row, token in sorted(zip(rows, tokens, strict=True), key=lambda one: self._slots[one[0]]):
+            entries.append((token, self._lengths[row], self._slots[row], True))
             self._lengths[row] += 1
-        return self._context.decode(entries)
+        return self._ordered(self._context.decode(entries), rows)
+
+    def _close_up(self, context: Context, rows: Sequence[int]) -> None:
+        """Forget the sequences that are not in ``rows`` and move the last ones into their places.
+
+        llama.cpp computes neighbours together, and reads all weights once more for each gap between them.
+        """
+        if len(rows) == len(self._slots) or not self._native.streams():
+            return
+        slots = {row: self._slots[row] for row in rows}
+        free = sorted(set(range(len(rows))) - set(slots.values()))
+        late = [row for row, slot in slots.items() if slot >= len(rows)]
+        for row, slot in zip(late, free, strict=True):
+            context.move(slots[row], slot)
+            slots[row] = slot
+        self._slots = slots
+
+    def _ordered(self, logits: npt.NDArray[np.float32], rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return ``logits``, which are in the order of slots, in the order of ``rows``."""
+        by_slot = sorted(rows, key=self._slots.__getitem__)
+        return logits if by_slot == list(rows) else logits[[by_slot.index(row) for row in rows]]
 
 
 class _EndOfGeneration:

@@ -142,7 +142,7 @@ class TorchSession:
         ids = self.tokenize(rest, add_special=False, parse_special=True) if rest else []
         return ids[0] if ids and ids[0] in self._tokenizer.added_tokens_decoder else None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], cells: int) -> npt.NDArray[np.float32]:
+    def prefill(self, prompts: Sequence[Sequence[int]], positions: int) -> npt.NDArray[np.float32]:
         import torch
 
         with blamed_on_engine("the forward pass"), torch.inference_mode():

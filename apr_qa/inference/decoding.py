@@ -34,7 +34,7 @@ class Engine(Protocol):
     max_sequences: int
     """Sequences of one wave."""
     max_cells: int
-    """Cache cells of one wave: prompts and new tokens together; one long request may exceed it."""
+    """Cache cells of one wave, its longest request times their number; one long request may exceed it."""
     end_ids: Container[int]
     """Tokens that the artifact declares to end a generation."""
 
@@ -50,8 +50,11 @@ class Engine(Protocol):
         """Return the text of ``token_ids``, special tokens left out."""
         ...
 
-    def prefill(self, prompts: Sequence[Sequence[int]], cells: int) -> npt.NDArray[np.float32]:
-        """Forget everything, read ``prompts``; return logits [prompts, vocab_size] of their last tokens."""
+    def prefill(self, prompts: Sequence[Sequence[int]], positions: int) -> npt.NDArray[np.float32]:
+        """Forget everything, read ``prompts``; return logits [prompts, vocab_size] of their last tokens.
+
+        ``positions``: how many tokens one of them may have in the end, the new ones included.
+        """
         ...
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -193,7 +196,7 @@ def _waves(lanes: Sequence[_Lane], engine: Engine) -> Iterator[list[_Lane]]:
 
 
 def _run(engine: Engine, wave: Sequence[_Lane], watch: _Stopwatch) -> Iterator[list[str]]:
-    logits = engine.prefill([lane.prompt for lane in wave], sum(lane.cells for lane in wave))
+    logits = engine.prefill([lane.prompt for lane in wave], max(lane.cells for lane in wave))
     rows = list(range(len(wave)))
     while rows:
         require_finite(logits)

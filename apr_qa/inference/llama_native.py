@@ -8,9 +8,9 @@ from __future__ import annotations
 import collections
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apr_qa.errors import InferenceFailed
 
@@ -22,7 +22,9 @@ BATCH_TOKENS = 512
 """Tokens of one call of llama_decode."""
 
 _CELL_BLOCK = 256
-"""llama.cpp rounds its cache up to this many cells."""
+"""llama.cpp rounds the cache of a sequence up to this many cells."""
+
+_F32_BYTES = 4
 
 _ERROR = 4
 """Of ggml_log_level."""
@@ -58,6 +60,18 @@ def last_words() -> str:
     return (specific or lines or ["it does not say why"])[-1]
 
 
+class Shape(NamedTuple):
+    """What a context has room for."""
+
+    sequences: int
+    positions: int
+    """Of each sequence, new tokens included."""
+    outputs: int
+    """Logits of one call."""
+    exact: bool = True
+    """Whether attention is computed in float32, see `Context`."""
+
+
 class NativeModel:
     """A loaded GGUF file."""
 
@@ -74,6 +88,16 @@ class NativeModel:
         if not self.pointer:
             raise InferenceFailed(f"llama.cpp refuses the file: {last_words()}")
 
+    def rounds(self) -> bool:
+        """Say whether a product with its weights rounds the other factor: all types but float32 do."""
+        size = self.llama.llama_model_size(self.pointer)
+        return bool(size < _F32_BYTES * self.llama.llama_model_n_params(self.pointer))
+
+    def streams(self) -> bool:
+        """Say whether each sequence has a cache of its own: recurrent states share one that takes any order."""
+        llama = self.llama
+        return not (llama.llama_model_is_recurrent(self.pointer) or llama.llama_model_is_hybrid(self.pointer))
+
     def close(self) -> None:
         """Free the weights; contexts must be closed before."""
         if self.pointer:
@@ -82,44 +106,51 @@ class NativeModel:
 
 
 class Context:
-    """A key-value cache that several sequences share, and the batch that feeds it."""
+    """The key-value caches of several sequences, and the batch that feeds them.
 
-    def __init__(
-        self, model: NativeModel, cells: int, sequences: int, outputs: int, watch: Any = None
-    ) -> None:
+    Exact attention works in float32; otherwise it is what llama.cpp does by default, flash attention over a
+    float16 cache, faster by a third. With float32 weights the latter makes logits of one sequence differ by up to
+    3e-2 between a batch and alone, exactness by 3e-5. Where weights are of another type, their products
+    round more than that either way: 4e-2 to 5e-2 with F16, 0.8 to 1.4 with Q8_0 (SmolLM2-135M, 32 sequences).
+
+    A cache for each sequence: attention then looks at its own cells only, not at those of all the others.
+    """
+
+    def __init__(self, model: NativeModel, shape: Shape, watch: Any = None) -> None:
         """``watch``: evaluation callback of ggml's scheduler, called for every node of the graph."""
         self._model = model
         self._watch = watch
         self._llama = llama = model.llama
         self._width = int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model.pointer)))
-        self._size = (-(-cells // _CELL_BLOCK) * _CELL_BLOCK, sequences, outputs)
+        self._shape = shape._replace(positions=-(-shape.positions // _CELL_BLOCK) * _CELL_BLOCK)
         self._pointer: Any = llama.llama_init_from_model(model.pointer, self._parameters())
         if not self._pointer:
-            raise InferenceFailed(f"llama.cpp makes no context of {self._size[0]} cells: {last_words()}")
+            raise InferenceFailed(f"llama.cpp makes no context of {self._shape}: {last_words()}")
         self._batch = llama.llama_batch_init(BATCH_TOKENS, 0, 1)
 
     def _parameters(self) -> Any:
-        cells, sequences, outputs = self._size
+        shape = self._shape
         parameters = self._llama.llama_context_default_params()
-        parameters.n_ctx = cells
-        parameters.n_seq_max = sequences
-        parameters.n_outputs_max = min(BATCH_TOKENS, outputs)
+        parameters.n_ctx = shape.sequences * shape.positions
+        parameters.n_seq_max = shape.sequences
+        parameters.n_outputs_max = min(BATCH_TOKENS, shape.outputs)
         parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
         parameters.n_threads = parameters.n_threads_batch = self._model.threads
-        parameters.kv_unified = True
+        parameters.kv_unified = not self._model.streams()
         parameters.offload_kqv = parameters.op_offload = self._model.gpu
         if self._watch is not None:
             parameters.cb_eval = self._watch
-        if not self._model.gpu:
-            # Exact attention: with flash attention and a float16 cache, equal sequences differ by 6e-3 in
-            # their logits from batch to batch, without by 2e-6 (tiny F32 Llama); it costs 7 to 20 % of the speed.
+        if shape.exact and not self._model.gpu:
             parameters.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
             parameters.type_k = parameters.type_v = self._llama.GGML_TYPE_F32
         return parameters
 
-    def holds(self, cells: int, sequences: int, outputs: int) -> bool:
-        """Say whether a batch of that size fits."""
-        return all(has >= wanted for has, wanted in zip(self._size, (cells, sequences, outputs), strict=True))
+    def holds(self, shape: Shape) -> bool:
+        """Say whether a batch of that shape fits."""
+        has = self._shape
+        return has.exact == shape.exact and all(
+            got >= wanted for got, wanted in zip(has[:3], shape[:3], strict=True)
+        )
 
     def clear(self) -> None:
         """Forget all sequences, data included: a stale NaN would survive a mask."""
@@ -127,16 +158,20 @@ class Context:
 
     def shares_beginnings(self) -> bool:
         """Say whether a sequence can go on from a part of another: every position of every layer is kept."""
-        llama, model = self._llama, self._model.pointer
-        if llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model):
-            return False
-        return bool(llama.llama_model_n_swa(model) == 0)
+        return self._model.streams() and self._llama.llama_model_n_swa(self._model.pointer) == 0
 
-    def share(self, source: int, sequences: Sequence[int], positions: int) -> None:
-        """Let ``sequences`` begin with the first ``positions`` of ``source``; nothing is computed or copied."""
+    def copy(self, source: int, sequences: Iterable[int]) -> None:
+        """Let ``sequences`` begin with all that ``source`` has; their cells are copied, nothing is computed."""
         memory = self._llama.llama_get_memory(self._pointer)
         for sequence in sequences:
-            self._llama.llama_memory_seq_cp(memory, source, sequence, 0, positions)
+            self._llama.llama_memory_seq_cp(memory, source, sequence, -1, -1)
+
+    def move(self, source: int, sequence: int) -> None:
+        """Go on with ``source`` as ``sequence``, whose content is forgotten."""
+        memory = self._llama.llama_get_memory(self._pointer)
+        self._llama.llama_memory_seq_rm(memory, sequence, -1, -1)
+        self.copy(source, [sequence])
+        self._llama.llama_memory_seq_rm(memory, source, -1, -1)
 
     def decode(self, entries: Sequence[Entry]) -> npt.NDArray[np.float32]:
         """Append ``entries`` to their sequences; return the wanted logits, [wanted, vocab_size], in order."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from apr_qa import devices
 from apr_qa.errors import EngineMissing, Inapplicable, InferenceFailed
-from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel
+from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +94,10 @@ class LlamaProbe:
         foreign = [token for row in rows for token in row if not 0 <= token < self._width]
         if foreign:
             raise InferenceFailed(f"{foreign[0]} is no token id of a vocabulary of {self._width}")
-        cells = sum(len(row) + more for row in rows)
-        if self._context is None or not self._context.holds(cells, len(rows), BATCH_TOKENS):
+        shape = Shape(len(rows), longest, BATCH_TOKENS)
+        if self._context is None or not self._context.holds(shape):
             self._drop()
-            self._context = Context(self._native, cells, len(rows), BATCH_TOKENS)
+            self._context = Context(self._native, shape)
         self._context.clear()
         return self._context
 

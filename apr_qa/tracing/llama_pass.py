@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from apr_qa.errors import Inapplicable, InferenceFailed
-from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel
+from apr_qa.inference.llama_native import BATCH_TOKENS, Context, NativeModel, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def observe(native: NativeModel, token_ids: Sequence[int], sink: Sink) -> npt.ND
         raise InferenceFailed(f"a traced pass takes {BATCH_TOKENS} tokens, not {len(token_ids)}")
     watcher = _Watcher(sink, len(token_ids))
     callback = native.llama.ggml_backend_sched_eval_callback(watcher)
-    context = Context(native, len(token_ids), 1, outputs=len(token_ids), watch=callback)
+    context = Context(native, Shape(1, len(token_ids), len(token_ids)), watch=callback)
     try:
         logits = context.decode([(token, place, 0, True) for place, token in enumerate(token_ids)])
     finally:
