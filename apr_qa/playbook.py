@@ -197,7 +197,9 @@ def for_model(model: Model, tier: Tier) -> Playbook:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of playbook files."""
-    generated = Playbook.model_json_schema()
+    from apr_qa.playbooks.described import Described
+
+    generated = Playbook.model_json_schema(schema_generator=Described)
     # A file without a name is called after itself; one about every model leaves the model to the command line.
     generated["required"] = [name for name in generated["required"] if name not in ("name", "model")]
     generated["anyOf"] = [{"required": [name]} for name in ("model", "oracles", *OPEN_TO_ANY_MODEL)]

@@ -45,11 +45,12 @@ def certificate() -> dict[str, Any]:
 def family() -> dict[str, Any]:
     """Return the schema of a family contract."""
     from apr_qa.families.contract import Family
+    from apr_qa.playbooks.described import Described
 
     return {
         "$schema": DIALECT,
         "$id": "urn:apr-qa:schema:family",
-        **Family.model_json_schema(),
+        **Family.model_json_schema(schema_generator=Described),
         "title": "apr-qa family contract",
     }
 

@@ -111,7 +111,7 @@ QuantizationName = Annotated[
 class Block(BaseModel):
     """What all blocks share: unknown fields and wrong types are refused, and nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 ANY_MODEL = "${MODEL_ID}"

@@ -28,10 +28,29 @@ _VARIABLE = re.compile(r"\$(\$?)\{([^{}\s]*)\}")
 _PREFIX = "tag:yaml.org,2002:"
 
 
+class _TooDeep(Exception):
+    """Raised before libyaml, which has no limit of its own, recurses further."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Parses and composes only; resolves plain scalars by the core schema of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    depth = 0
+
+    def descend_resolver(self, parent: yaml.Node | None, _index: Any) -> None:
+        """Called on the way into every node."""
+        if self.depth > MAX_DEPTH:
+            raise _TooDeep(parent.start_mark.line + 1 if parent else 1)
+        self.depth += 1
+
+    def ascend_resolver(self) -> None:
+        """Called on the way out."""
+        self.depth -= 1
 
 
 _Loader.add_implicit_resolver(
@@ -74,20 +93,16 @@ def parse(content: bytes, variables: Mapping[str, str]) -> Document:
 
 
 def _composed(content: bytes, document: Document) -> yaml.Node | None:
-    """Parse without building anything; the depth is checked on events, before anything recurses."""
+    """Parse without building anything."""
     if len(content) > MAX_BYTES:
         document.faults.append((1, f"larger than {MAX_BYTES} bytes"))
         return None
     try:
         text = content.decode("utf-8-sig")
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                document.faults.append((line, f"nested deeper than {MAX_DEPTH} levels"))
-                return None
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except _TooDeep as limit:
+        document.faults.append((limit.line, f"nested deeper than {MAX_DEPTH} levels"))
+        return None
     except UnicodeDecodeError as error:
         document.faults.append((content[: error.start].count(b"\n") + 1, "not UTF-8"))
         return None
