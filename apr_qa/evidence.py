@@ -12,7 +12,6 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -21,15 +20,16 @@ import msgspec
 
 from apr_qa import evidence_columns as columns
 from apr_qa.errors import EnvironmentFault, EvidenceDamaged
-from apr_qa.evidence_rows import ENCODER, Known, Row, scenario_id
-from apr_qa.tally import Tally, number_of, repeated
+from apr_qa.evidence_rows import ENCODER, Edited, Groups, Known, Line, Row, in_columns
+from apr_qa.groups import number_of
+from apr_qa.tally import Tally, repeated
 from apr_qa.vocabulary import Evidence, EvidenceHeader
 
 FILE = "evidence.jsonl"
 _HEADER = msgspec.json.Decoder(EvidenceHeader)
 _ENTRY = msgspec.json.Decoder(Evidence)
 _ROW = msgspec.json.Decoder(Row)
-_BLOCK = 1 << 17
+_BLOCK = 1 << 18
 
 
 class Writer:
@@ -117,42 +117,34 @@ def count(path: Path) -> tuple[EvidenceHeader, Tally, str]:
     blocks = _blocks(path, hashed)
     first = next(blocks, [b""])
     header, tally, known = _header(path, first[0]), Tally(), Known()
-    number, of = 1, b""
-    try:
-        for lines in chain([first[1:]], blocks):
-            for line in lines:
-                number += 1
-                row = _ROW.decode(line)
-                if (
-                    asked := bytes(row.scenario.target)
-                ) != of:  # most rows are about the target of the row before
-                    target, of = known.target(asked), asked
-                claim = known.claim(bytes(row.scenario.claim))
-                about = claim.about
-                if row.id != scenario_id(target, claim) or row.gate_id != about.traits[0]:
-                    raise _edited(path, number)
-                place = target.places.get(about.traits)
-                if place is None:
-                    place = target.places[about.traits] = tally.place(target.target, about)
-                tally.count(row, line, place, about)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _no_entry(path, number, error) from error
+    groups, number = Groups(tally), 2
+    for lines in chain([first[1:]], blocks):
+        tally.count(in_columns(groups, _checked(path, number, known.lines(lines)), lines))
+        number += len(lines)
     _refuse_repeated(path, tally.numbers())
     return header, tally, hashed.hexdigest()
 
 
-def _blocks(path: Path, hashed: hashlib._Hash | None = None) -> Iterator[list[bytes]]:
-    """Iterate over the lines of a file, without their ends, some thousand at a time; what is read is hashed.
-
-    Hashing happens beside the reading: it takes a seventh of the time.
-    """
+def _checked(path: Path, number: int, entries: Iterator[Line]) -> Iterator[Line]:
+    """Iterate over entries from line ``number`` on; raises EvidenceDamaged for one that is none."""
     try:
-        with path.open("rb") as file, ThreadPoolExecutor(1) as beside:
-            rest, hashing = b"", None
+        for entry in entries:
+            number += 1
+            yield entry
+    except Edited as error:
+        raise _edited(path, number) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _no_entry(path, number, error) from error
+
+
+def _blocks(path: Path, hashed: hashlib._Hash | None = None) -> Iterator[list[bytes]]:
+    """Iterate over the lines of a file, without their ends, some hundred at a time; what is read is hashed."""
+    try:
+        with path.open("rb") as file:
+            rest = b""
             while block := file.read(_BLOCK):
-                if hashing is not None:
-                    hashing.result()
-                hashing = beside.submit(hashed.update, block) if hashed is not None else None
+                if hashed is not None:
+                    hashed.update(block)
                 *lines, rest = (rest + block).split(b"\n")
                 if lines:
                     yield lines

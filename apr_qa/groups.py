@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from apr_qa.vocabulary import Evidence
+from apr_qa.vocabulary import Evidence, digest
 
 SHOWN = 20
 """Entries kept of a group that speaks for the artifact, or was not tried."""
@@ -23,6 +23,7 @@ K = TypeVar("K", bound=Hashable)
 Kept = bytes | Evidence
 """An entry, or the line of a file that it is read from when it is asked for."""
 Test = Callable[[Evidence], bool]
+ENCODER = msgspec.json.Encoder(order="deterministic")
 _ENTRY = msgspec.json.Decoder(Evidence)
 _ID = itemgetter(0)
 
@@ -40,16 +41,19 @@ class Group:
         "numbers",
         "questions",
         "rates",
+        "text",
         "tokens",
         "words",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, text: bool) -> None:
         self.count = 0
         self.limit = limit
+        self.text = text
+        """Whether text was asked for: else nobody compares the questions."""
         self.kept: list[tuple[str, Kept]] = []
-        self.bound = chr(0x10FFFF)
-        """Ids that are not smaller than this one are not kept; above every id while there is room."""
+        self.bound: int | None = None
+        """Ids whose number is not smaller are not kept; None while there is room."""
         self.numbers = array("Q")
         self.questions = array("Q")
         self.words = array("Q")
@@ -58,13 +62,40 @@ class Group:
         self.firsts = array("d")
         self._first: tuple[str, Evidence] | None = None
 
+    def wanted(self, numbers: Any) -> list[int]:
+        """Return the places of the ids in ``numbers``, an array, that may be among the smallest."""
+        import numpy as np
+
+        places = np.arange(len(numbers)) if self.bound is None else np.flatnonzero(numbers < self.bound)
+        if len(places) > self.limit:
+            places = places[np.argpartition(numbers[places], self.limit)[: self.limit]]
+        found: list[int] = places.tolist()
+        return found
+
     def keep(self, name: str, entry: Kept) -> None:
         """Keep an entry if its id is among the smallest."""
         insort(self.kept, (name, entry), key=_ID)
         if len(self.kept) > self.limit:
             self.kept.pop()
         if len(self.kept) == self.limit:
-            self.bound = self.kept[-1][0]
+            self.bound = number_of(self.kept[-1][0])
+
+    def extend(self, numbers: Any, questions: Any, words: Any, tokens: Any, rates: Any, firsts: Any) -> None:
+        """Count rows by their columns, numpy arrays; a measurement that is NaN was not made."""
+        import numpy as np
+
+        self.count += len(numbers)
+        self.numbers.frombytes(numbers.tobytes())
+        if self.text:
+            self.questions.frombytes(questions.tobytes())
+            self.words.frombytes(words.tobytes())
+            self.tokens.frombytes(tokens.tobytes())
+        for column, values in ((self.rates, rates), (self.firsts, firsts)):
+            column.frombytes(values[~np.isnan(values)].tobytes())
+
+    def columns(self) -> tuple[array[Any], ...]:
+        """Return what is known of every row."""
+        return self.numbers, self.questions, self.words, self.tokens, self.rates, self.firsts
 
     @property
     def first(self) -> Evidence:
@@ -75,13 +106,17 @@ class Group:
         return self._first[1]
 
 
+def number_of(name: str) -> int:
+    """Return an id as a number of 64 bits; what is no id of ours becomes the number of its hash."""
+    try:
+        return int(name, 16) & 0xFFFF_FFFF_FFFF_FFFF
+    except ValueError:
+        return int(digest(name.encode("utf-8", "surrogatepass")), 16)
+
+
 def opened(entry: Kept) -> Evidence:
     """Return an entry that may be kept as the line that it was read from."""
     return _ENTRY.decode(entry) if isinstance(entry, bytes) else entry
-
-
-Place = dict[tuple[Hashable, ...], Group]
-"""Groups about one target and one sort of claim, by what is different in their entries."""
 
 
 class Selection:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,8 @@ def nothing() -> Done:
 def done(evidence: Path) -> Done:
     """Return what an interrupted evidence file holds, its torn last line cut off before.
 
-    Rows of what was skipped are taken out of the file: it is to be done.
+    Rows of what was skipped are taken out of the file: it is to be done. The journal gets what it lacks: rows that
+    are noted from now on stand behind it.
     """
     import numpy as np
 
@@ -182,7 +184,8 @@ def done(evidence: Path) -> Done:
     is_stop = (rows[:, 1] & np.uint64(STOPPED)) != 0
     newer, failures = _newer(evidence, int(ends[-1]) if len(ends) else _after_header(evidence))
     stops = [_row_before(evidence, int(end)) for end in ends[is_stop]]
-    ids = np.concatenate([rows[~is_stop, 0], np.array(newer, np.uint64)])
+    _catch_up(path_of(evidence), records, newer)
+    ids = np.concatenate([rows[~is_stop, 0], newer[newer[:, 1] < np.uint64(STOPPED), 0]])
     ids.sort()
     passed: dict[int, int] = {}
     for key, count in marks.tolist():
@@ -217,6 +220,13 @@ def _records(path: Path, evidence: Path) -> Any:
     return records
 
 
+def _catch_up(path: Path, records: Any, newer: Any) -> None:
+    """Leave in the journal what was believed of it and, behind that, the newer rows."""
+    with contextlib.suppress(OSError), path.open("ab") as file:
+        file.truncate(len(records) * _RECORD)
+        file.write(newer.tobytes())
+
+
 def _row_before(evidence: Path, end: int) -> Evidence:
     """Return the entry whose row ends at ``end``."""
     with evidence.open("rb") as file:
@@ -238,9 +248,11 @@ def _after_header(evidence: Path) -> int:
         return len(file.readline())
 
 
-def _newer(evidence: Path, begin: int) -> tuple[list[int], list[Evidence]]:
-    """Return ids and failures of the rows from ``begin`` on; what was skipped is cut out of the file."""
-    ids: list[int] = []
+def _newer(evidence: Path, begin: int) -> tuple[Any, list[Evidence]]:
+    """Return records and failures of the rows from ``begin`` on; what was skipped is cut out of the file."""
+    import numpy as np
+
+    records = array("Q")
     failures: list[Evidence] = []
     kept: list[bytes] = []
     cut = -1
@@ -251,20 +263,22 @@ def _newer(evidence: Path, begin: int) -> tuple[list[int], list[Evidence]]:
             seen = _seen(line)
             if seen is not None and seen.outcome is Outcome.SKIPPED:
                 cut = end if cut < 0 else cut
-            elif cut >= 0:
+                continue
+            end += len(line)
+            if cut >= 0:
                 kept.append(line)
-            if seen is not None and seen.outcome is not Outcome.SKIPPED:
-                ids.append(int(seen.id, 16))
+            if seen is not None:
+                records.extend((int(seen.id, 16), end))
                 if seen.outcome.failed and len(failures) < _MOST_FAILURES:
                     with contextlib.suppress(msgspec.DecodeError):
                         failures.append(_ENTRY.decode(line))
-            end += len(line)
+                        records.extend((int(seen.id, 16), end | STOPPED))  # it may be what stopped the line
     if cut >= 0:
         with evidence.open("r+b") as file:
             file.truncate(cut)
             file.seek(cut)
             file.writelines(kept)
-    return ids, failures
+    return np.frombuffer(records, np.uint64).reshape(-1, 2), failures
 
 
 def _seen(line: bytes) -> _Seen | None:

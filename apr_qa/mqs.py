@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -66,6 +66,8 @@ _CATEGORY_BY_PREFIX = {
 _PASS_RATE = Fraction(90, 100)
 _CERTIFY_RATE = Fraction(95, 100)
 _CONFIDENCE = 0.95
+_NOTHING = 1e-25
+"""Share of the largest term below which no term changes a sum."""
 
 
 class Score(Record, frozen=True, omit_defaults=False):
@@ -126,14 +128,35 @@ def failure_rate_upper(failures: int, trials: int, confidence: float = _CONFIDEN
         return None
     if failures >= trials:
         return 1.0
-    whole = math.lgamma(trials + 1)
-    ways = [whole - math.lgamma(seen + 1) - math.lgamma(trials - seen + 1) for seen in range(failures + 1)]
+    terms = _TailTerms(failures, trials)
     low, high = failures / trials, 1.0
     while (middle := (low + high) / 2) not in (low, high):
-        hit, miss = math.log(middle), math.log1p(-middle)
-        tail = math.fsum(math.exp(way + i * hit + (trials - i) * miss) for i, way in enumerate(ways))
+        tail = math.fsum(terms.at(middle))
         low, high = (middle, high) if tail > 1 - confidence else (low, middle)
     return high
+
+
+class _TailTerms:
+    """The terms of ``P(X <= failures)``, the largest first, as far as they count."""
+
+    def __init__(self, failures: int, trials: int) -> None:
+        self._failures, self._trials = failures, trials
+        self._whole = math.lgamma(trials + 1)
+        self._ways: list[float] = []
+
+    def at(self, rate: float) -> Iterator[float]:
+        """Iterate over the terms at a rate above ``failures / trials``: each is smaller than the one before."""
+        hit, miss = math.log(rate), math.log1p(-rate)
+        first = 0.0
+        for place, seen in enumerate(range(self._failures, -1, -1)):
+            if place == len(self._ways):
+                missed = self._trials - seen
+                self._ways.append(self._whole - math.lgamma(seen + 1) - math.lgamma(missed + 1))
+            term = math.exp(self._ways[place] + seen * hit + (self._trials - seen) * miss)
+            first = first or term
+            if term <= first * _NOTHING:
+                return
+            yield term
 
 
 def score(

@@ -8,16 +8,18 @@ what is said about it does not depend on the order of arrival.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 import msgspec
 
-from apr_qa.groups import LISTED, SHOWN, Group, Kept, Place, Selection, opened
-from apr_qa.vocabulary import Claim, Evidence, Outcome, Target, digest
+from apr_qa.groups import ENCODER, LISTED, SHOWN, Group, Kept, Selection, number_of, opened
+from apr_qa.vocabulary import Claim, Evidence, Outcome, Severity, Target
 
 WHOLE = 5_000
 """A run of so many entries is kept whole beside its groups."""
@@ -39,75 +41,99 @@ _MOST_TOKENS = 0xFFFF_FFFF
 
 _ID = itemgetter(0)
 _FAILED = frozenset(outcome for outcome in Outcome if outcome.failed)
+_NUMBERS = struct.Struct("qq")
+_AT_ONCE = 1 << 12
+"""Entries in memory that are counted at a time."""
+
+Key = tuple[Target, tuple[Hashable, ...], Severity, tuple[Hashable, ...]]
+"""What entries of one group have in common: target, traits of the claim, severity, and what was `told`."""
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What is remembered of a claim: what tells groups apart, and what tells questions apart."""
+def asked(claim: Claim, canonical: bytes | None = None) -> tuple[tuple[Hashable, ...], bytes]:
+    """Return what tells groups apart in a claim, which `ENCODER` encodes as ``canonical``, and two numbers of 64 bits.
 
-    text: bool
-    """Whether the claim asks for text."""
-
-    traits: tuple[Hashable, ...]
-    question: int
-    """Hash of the whole claim: the same where different targets were asked the same."""
-    words: int
-    """Hash of the text alone: the same for a bare prompt and for a single turn; 0 for conversations."""
-
-    @property
-    def gate_id(self) -> str:
-        return str(self.traits[0])
-
-
-def asked(claim: Claim) -> Asked:
-    """Return what is remembered of a claim."""
+    The first is a hash of the whole claim, the same where different targets were asked the same; the second of the
+    text alone, the same for a bare prompt and for a single turn. Both hold in one process, where they are compared.
+    """
     turns = len(claim.messages) > 1
-    return Asked(
-        text=claim.kind in TEXT_KINDS,
-        traits=(claim.gate_id, claim.kind, claim.basic, claim.temperature == 0, turns),
-        question=_number(claim),
-        words=0 if turns else _number(claim.question),
-    )
+    whole = hash(canonical or _encoded(claim))
+    text = 0 if turns else hash(claim.question)
+    traits = claim.gate_id, claim.kind, claim.basic, claim.temperature == 0, turns
+    return traits, _NUMBERS.pack(whole, text)
 
 
-def _number(value: Any) -> int:
-    """Return a hash of 64 bits; a file holds legal text only, but what is in memory may not be."""
+def _encoded(claim: Claim) -> bytes:
+    """Return a claim in bytes; a file holds legal text only, but what is in memory may not."""
     try:
-        return int(digest(value), 16)
+        return ENCODER.encode(claim)
     except UnicodeEncodeError:
-        return int(digest(repr(value).encode("utf-8", "backslashreplace").decode()), 16)
+        return repr(claim).encode("utf-8", "backslashreplace")
 
 
-def said(response: Any) -> Hashable:
-    """Return what groups are told apart by in a response: was there one, with text, how did it end, was it late."""
+def told(row: Any) -> tuple[Hashable, ...]:
+    """Return what groups are told apart by in what happened; ``row`` has the fields of Evidence for it.
+
+    That is: the outcome, what the reason of a failure says, whether there was garbage, and of a response: was there
+    one, with text, how did it end, was it late.
+    """
+    outcome, response, metrics = row.outcome, row.response, row.metrics
+    sign = signs(row.reason) if outcome in _FAILED else None
+    garbage = bool(metrics) and bool(metrics.get("garbage"))
     if response is None:
-        return None
+        return outcome, sign, garbage
     text, end, duration = response.text, response.finish_reason, response.duration_s
     state = 0 if text is None else 1 if not text else 2 if text.isspace() else 3
     late = "untimed" if duration is None else duration > SLOW_S
-    return state, bool(end), end == "stop", late
+    return outcome, sign, garbage, state, bool(end), end == "stop", late
 
 
 def lacked_memory(entry: Evidence) -> bool:
     """Say whether an entry failed for lack of memory."""
-    return entry.outcome.failed and _signs(entry.reason)[0]
+    return entry.outcome.failed and signs(entry.reason)[0]
 
 
 def met_unknown_instruction(entry: Evidence) -> bool:
     """Say whether a process died of an instruction that the processor does not have."""
-    return entry.outcome is Outcome.CRASHED and _signs(entry.reason)[1]
+    return entry.outcome is Outcome.CRASHED and signs(entry.reason)[1]
 
 
-def _signs(reason: str) -> tuple[bool, bool]:
+def signs(reason: str) -> tuple[bool, bool]:
     """Return what the reason of a failure says of memory and of instructions."""
     words = reason.lower()
     return any(sign in words for sign in NO_MEMORY), UNKNOWN_INSTRUCTION in reason
 
 
+class Rows(msgspec.Struct):
+    """Entries in columns: numpy arrays of one value a row; a measurement that is NaN was not made."""
+
+    groups: Any
+    """Numbers that `Tally.group` gave."""
+    numbers: Any
+    """Ids as unsigned integers."""
+    asked: Sequence[bytes]
+    """The numbers of the claims that `asked` returns."""
+    tokens: Any
+    rates: Any
+    firsts: Any
+    latest: str
+    """Latest timestamp."""
+    named: Callable[[int], tuple[str, Kept]]
+    """Returns id and entry of a row, if it is to be kept."""
+
+
+def measured(response: Any) -> tuple[Any, Any, Any]:
+    """Return tokens, rate and seconds to the first token of a response."""
+    if response is None:
+        return None, None, None
+    return response.prompt_tokens, response.tokens_per_s, response.time_to_first_token_s
+
+
 class Tally:
-    """All evidence of one run, counted: it grows by one entry after another, in any order."""
+    """All evidence of one run, counted: it grows by some entries after others, in any order."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[Target, tuple[Hashable, ...]], Place] = {}
+        self._numbers: dict[Key, int] = {}
+        self._groups: list[Group] = []
         self._whole: list[tuple[str, Kept]] | None = []
         self.latest = ""
         """Latest timestamp."""
@@ -118,11 +144,10 @@ class Tally:
     __hash__ = None  # type: ignore[assignment]
 
     def _summary(self) -> object:
-        groups = {
-            (place, key): (group.count, [name for name, _ in group.kept], *map(sorted, _measured(group)))
-            for place, groups in self._places.items()
-            for key, group in groups.items()
-        }
+        groups = {}
+        for key, number in self._numbers.items():
+            group = self._groups[number]
+            groups[key] = (group.count, [name for name, _ in group.kept], *map(sorted, group.columns()))
         return self.latest, groups
 
     @property
@@ -130,54 +155,70 @@ class Tally:
         """Return the number of entries."""
         return len(self.all)
 
-    def add(self, entry: Evidence) -> None:
-        """Count an entry that is in memory."""
-        about = asked(entry.scenario.claim)
-        self.count(entry, entry, self.place(entry.scenario.target, about), about)
+    def group(self, key: Key) -> int:
+        """Return the number of the group of entries that have ``key`` in common."""
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self._groups)
+            outcome = key[3][0]
+            doubtful = outcome not in (Outcome.CORROBORATED, Outcome.INAPPLICABLE, Outcome.SKIPPED)
+            self._groups.append(Group(LISTED if doubtful else SHOWN, text=key[1][1] in TEXT_KINDS))
+        return number
 
-    def place(self, target: Target, about: Asked) -> Place:
-        """Return where entries are counted that ask such a claim of ``target``."""
-        return self._places.setdefault((target, about.traits), {})
+    def add(self, entries: Sequence[Evidence]) -> None:
+        """Count entries that are in memory."""
+        import numpy as np
 
-    def count(self, row: Any, entry: Kept | Callable[[], Kept], place: Place, about: Asked) -> None:
-        """Count one row, which has the fields of Evidence but for its scenario; ``entry`` is kept for showing."""
-        outcome, response, name = row.outcome, row.response, row.id
-        sign = _signs(row.reason) if outcome in _FAILED else None
-        garbage = bool(row.metrics) and bool(row.metrics.get("garbage"))
-        key = (row.severity, outcome, said(response), garbage, sign)
-        group = place.get(key)
-        if group is None:
-            doubtful = outcome.counted and outcome is not Outcome.CORROBORATED
-            group = place[key] = Group(LISTED if doubtful else SHOWN)
-        group.count += 1
-        if name < group.bound or self._whole is not None:
-            self._keep(group, name, entry() if callable(entry) else entry)
-        group.numbers.append(number_of(name))
-        if about.text:
-            group.questions.append(about.question)
-            group.words.append(about.words)
-            tokens = 0 if response is None else response.prompt_tokens or 0
-            group.tokens.append(tokens if 0 <= tokens <= _MOST_TOKENS else 0)
-        if response is not None:
-            if (rate := response.tokens_per_s) is not None:
-                group.rates.append(rate)
-            if (first := response.time_to_first_token_s) is not None:
-                group.firsts.append(first)
-        if row.timestamp > self.latest:
-            self.latest = row.timestamp
+        about = [asked(entry.scenario.claim) for entry in entries]
+        keys = (
+            (entry.scenario.target, traits, entry.severity, told(entry))
+            for (traits, _), entry in zip(about, entries, strict=True)
+        )
+        tokens, rates, firsts = (
+            np.array([measured(one.response) for one in entries], np.float64).reshape(-1, 3).T
+        )
+        rows = Rows(
+            groups=np.array([self.group(key) for key in keys], np.int64),
+            numbers=np.array([number_of(entry.id) for entry in entries], np.uint64),
+            asked=[numbers for _, numbers in about],
+            latest=max((entry.timestamp for entry in entries), default=""),
+            tokens=tokens,
+            rates=rates,
+            firsts=firsts,
+            named=lambda place: (entries[place].id, entries[place]),
+        )
+        self.count(rows)
 
-    def _keep(self, group: Group, name: str, entry: Kept) -> None:
-        if name < group.bound:
-            group.keep(name, entry)
+    def count(self, rows: Rows) -> None:
+        """Count rows of a file, or of what is in memory."""
+        import numpy as np
+
+        self.latest = max(self.latest, rows.latest)
         if self._whole is not None:
-            self._whole.append((name, entry))
-            if len(self._whole) > WHOLE:
-                self._whole = None
+            fits = len(self._whole) + len(rows.asked) <= WHOLE
+            self._whole = self._whole + list(map(rows.named, range(len(rows.asked)))) if fits else None
+        order = np.argsort(rows.groups, kind="stable")
+        groups, numbers = rows.groups[order], rows.numbers[order]
+        questions = np.frombuffer(b"".join(rows.asked), np.uint64).reshape(-1, 2)[order]
+        counted = (rows.tokens >= 0) & (rows.tokens <= _MOST_TOKENS)
+        columns = (
+            questions[:, 0],
+            questions[:, 1],
+            np.where(counted, rows.tokens, 0).astype(np.uint32)[order],
+            rows.rates[order],
+            rows.firsts[order],
+        )
+        begins = np.flatnonzero(np.diff(groups, prepend=-1)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(groups)], strict=True):
+            group = self._groups[groups[begin]]
+            for place in group.wanted(numbers[begin:end]):
+                group.keep(*rows.named(int(order[begin + place])))
+            group.extend(numbers[begin:end], *(column[begin:end] for column in columns))
 
     @property
     def all(self) -> Selection:
         """Return everything."""
-        return Selection([group for groups in self._places.values() for group in groups.values()])
+        return Selection(self._groups)
 
     @property
     def texts(self) -> Selection:
@@ -214,18 +255,6 @@ class Tally:
         return found
 
 
-def _measured(group: Group) -> tuple[Iterable[Any], ...]:
-    return group.numbers, group.questions, group.words, group.tokens, group.rates, group.firsts
-
-
-def number_of(name: str) -> int:
-    """Return an id as a number of 64 bits; what is no id of ours becomes the number of its hash."""
-    try:
-        return int(name, 16) & 0xFFFF_FFFF_FFFF_FFFF
-    except ValueError:
-        return _number(name)
-
-
 def repeated(numbers: array[int]) -> int | None:
     """Return a number that stands twice in ``numbers``, or None; many of them are left sorted."""
     if len(numbers) < 100_000:
@@ -242,7 +271,7 @@ def tallied(evidence: Tally | Iterable[Evidence]) -> Tally:
     """Return evidence counted; what is counted already is returned as it is."""
     if isinstance(evidence, Tally):
         return evidence
-    tally = Tally()
-    for entry in evidence:
-        tally.add(entry)
+    tally, entries = Tally(), iter(evidence)
+    while some := list(islice(entries, _AT_ONCE)):
+        tally.add(some)
     return tally

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -58,19 +59,67 @@ def page(
     where: str,
 ) -> Path:
     """Write ``docs/benchmarks/NAME.md`` and its plot; a row is label, value, unit."""
-    PAGES.mkdir(parents=True, exist_ok=True)
     unit = rows[0][2]
     drawn = [(label, value) for label, value, one in rows if one == unit]
-    (PAGES / f"{name}.svg").write_text(_bars(title, drawn, unit), encoding="utf-8")
     table = "\n".join(f"| {label} | {value:,.3g} {unit} |" for label, value, unit in rows)
+    table = f"| what | median |\n|---|---|\n{table}"
+    return written(name, title, method, table, _bars(title, drawn, unit), said, where)
+
+
+def written(
+    name: str, title: str, method: str, table: str, plot: str, said: Sequence[str], where: str
+) -> Path:
+    """Write ``docs/benchmarks/NAME.md`` with a Markdown table, and ``plot``, an SVG, beside it."""
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES / f"{name}.svg").write_text(plot, encoding="utf-8")
     text = (
-        f"# {title}\n\n{method.strip()}\n\n| what | median |\n|---|---|\n{table}\n\n"
+        f"# {title}\n\n{method.strip()}\n\n{table}\n\n"
         + "\n".join(f"* {line}" for line in said)
         + f"\n\n![{title}]({name}.svg)\n\nMeasured with `python benchmarks/{name}.py` on: {where}\n"
     )
     path = PAGES / f"{name}.md"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str) -> str:
+    """Draw series of points on two logarithmic axes, so that a line of slope one is linear growth."""
+    points = [point for line in series.values() for point in line]
+    left, right = (math.log10(edge(x for x, _ in points)) for edge in (min, max))
+    low, high = (
+        math.floor(math.log10(min(y for _, y in points))),
+        math.ceil(math.log10(max(y for _, y in points))),
+    )
+
+    def at(x: float, y: float) -> str:
+        return f"{60 + 560 * (math.log10(x) - left) / (right - left or 1):.1f},{_height(y, low, high):.1f}"
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="450" font-family="sans-serif" font-size="12">',
+        f'<text x="8" y="18" font-weight="bold">{_escaped(title)}</text>',
+    ]
+    for power in range(low, high + 1):
+        y = _height(10**power, low, high)
+        parts.append(f'<path d="M60 {y:.1f}H620" stroke="#ddd"/>')
+        parts.append(f'<text x="54" y="{y + 4:.1f}" text-anchor="end">{10**power:g} {_escaped(up)}</text>')
+    for x in sorted({x for x, _ in points}):
+        place = at(x, 10**low).partition(",")[0]
+        parts.append(f'<text x="{place}" y="418" text-anchor="middle">{x:,.0f}</text>')
+    for number, (label, line) in enumerate(series.items()):
+        colour = f"hsl({number * 360 // len(series)} 60% 40%)"
+        drawn = " ".join(at(x, y) for x, y in line)
+        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        x, _, y = at(*line[-1]).partition(",")
+        parts.append(
+            f'<text x="{float(x) + 6:.1f}" y="{float(y) + 4:.1f}" fill="{colour}">{_escaped(label)}</text>'
+        )
+    return "\n".join(
+        [*parts, f'<text x="340" y="440" text-anchor="middle">{_escaped(across)}</text></svg>\n']
+    )
+
+
+def _height(value: float, low: int, high: int) -> float:
+    return 400 - 360 * (math.log10(value) - low) / (high - low or 1)
 
 
 def _bars(title: str, rows: Sequence[tuple[str, float]], unit: str) -> str:

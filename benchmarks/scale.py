@@ -1,21 +1,18 @@
-"""How time and memory grow with the number of scenarios: ``python benchmarks/scale.py [--quick]``.
+"""How time and memory grow with the number of scenarios: ``python benchmarks/scale.py [--largest N]``.
 
-Every phase runs in a process of its own, once for each size; noted are its seconds (wall, without starting Python),
-its processor seconds and its peak resident memory. Phases:
+Method: every phase runs in a process of its own, once for each size; noted are its seconds (wall, without starting
+Python), its processor seconds and its peak resident memory so far. Phases:
 
-plan     claims are drawn and crossed with targets: models of 18 cells and 1,000 drawn questions each, as many as the
-         size asks for; every batch is made, as `certify` makes them.
-run      the no-op engine of ``tests/noop`` answers, through the real runner, workers, oracles and durable writer
-         (sizes up to ``--run-most``: 100,000).
-write    entries of one run of 18 cells are written durably, with the journal that a resumed run goes by; one per
-         cent of them is falsified. The phases below read this file.
-resume   what is done is read from the journal of that file.
-judge    evidence to verdicts, score and certificate.
-junit, html    the report alone, after judging.
-compact  the same evidence as a Parquet file, in bytes a row.
-columns  judging that file.
-
-Written are a table and a plot: docs/benchmarks/scale.md and scale.svg (``--output`` names another folder).
+* plan: claims are drawn and crossed with targets: models of 18 cells and 1,000 drawn questions each, as many as the
+  size asks for; every batch is made, as `certify` makes them.
+* run: the no-op engine of ``tests/noop`` answers, through the real runner, workers, oracles and durable writer
+  (up to 100,000).
+* write: entries of one run of 18 cells are written durably, with the journal that a resumed run goes by; one per
+  cent of them is falsified. The phases below read this file.
+* resume: what is done is read from the journal of that file.
+* judge: evidence to verdicts, score and certificate; then, in the same process, junit and html: each report alone.
+* compact: the same evidence as a Parquet file.
+* columns: judging that file.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ import argparse
 import json
 import math
 import os
-import platform
+import random
 import resource
 import subprocess
 import sys
@@ -34,18 +31,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import measured
+
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 1_800_000)
-QUICK = (1_000, 10_000, 30_000)
-LIMITS = {"plan": (20, 200), "resume": (2, 300), "judge": (15, 300), "junit": (10, 300), "html": (3, 300)}
-"""Phase -> seconds and MiB that 1.8 million scenarios may take."""
+MOST_RUN = 100_000
+LIMITS = {
+    "plan": (20, 200),
+    "resume": (2, 300),
+    "judge": (15, 300),
+    "junit": (10, 300),
+    "html": (3, 300),
+    "columns": (15, 300),
+}
+"""Step -> seconds and MiB that 1.8 million scenarios may take."""
 CELLS = 18
+Steps = Iterator[tuple[str, dict[str, Any]]]
+Results = dict[str, dict[int, dict[str, Any]]]
 
 
-# ---- phases: each is called in a process of its own and returns what it has to say besides time and memory
+# ---- phases: each is called in a process of its own; what a step has to say besides time and memory
 
 
-def plan(folder: Path, size: int) -> dict[str, Any]:
+def plan(folder: Path, size: int) -> Steps:
     """Draw and plan model after model until there are enough scenarios."""
     from apr_qa import packing, playbook, property_plan, scenarios, suite_claims
     from apr_qa import plan as plans
@@ -72,10 +80,10 @@ def plan(folder: Path, size: int) -> dict[str, Any]:
             made += plans.inference_batches(artifact, Crossed(parts), wave=1)
         batches += packing.longest_first(property_plan.beside_truth(made, None, {}))
         total += sum(len(batch.scenarios) for batch in made)
-    return {"rows": total}
+    yield "plan", {"rows": total}
 
 
-def run(folder: Path, size: int) -> dict[str, Any]:
+def run(folder: Path, size: int) -> Steps:
     """Collect evidence from the no-op engine."""
     from apr_qa import collect, playbook
     from apr_qa import plan as plans
@@ -99,10 +107,10 @@ def run(folder: Path, size: int) -> dict[str, Any]:
     prepared = Prepared(header=header, batches=(batch,))
     path = collect.collect(prepared, book, settings, folder / f"run-{size}", _Silence())
     with path.open("rb") as file:
-        return {"rows": sum(1 for _ in file) - 1}
+        yield "run", {"rows": sum(1 for _ in file) - 1}
 
 
-def write(folder: Path, size: int) -> dict[str, Any]:
+def write(folder: Path, size: int) -> Steps:
     """Write the evidence file that the other phases read."""
     from apr_qa import evidence, journal
     from apr_qa.vocabulary import DEVICES, FORMATS, MODALITIES, Target
@@ -119,12 +127,10 @@ def write(folder: Path, size: int) -> dict[str, Any]:
         for entry in _entries(targets, size):
             writer.append(entry)
             noted.entered(entry)
-    return {"bytes a row": path.stat().st_size / size}
+    yield "write", {"bytes": path.stat().st_size / size}
 
 
 def _entries(targets: list[Any], size: int) -> Iterator[Any]:
-    import random
-
     from apr_qa.vocabulary import Claim, Evidence, Outcome, Response, Scenario
 
     rng = random.Random(0)
@@ -157,58 +163,42 @@ def _entries(targets: list[Any], size: int) -> Iterator[Any]:
         )
 
 
-def resume(folder: Path, size: int) -> dict[str, Any]:
+def resume(folder: Path, size: int) -> Steps:
     """Find out what an interrupted run has done."""
     from apr_qa import journal
 
-    return {"rows": len(journal.done(_evidence(folder, size)))}
+    yield "resume", {"rows": len(journal.done(_evidence(folder, size)))}
 
 
-def judge(folder: Path, size: int) -> dict[str, Any]:
-    """Judge JSON Lines."""
-    from apr_qa import certify
-
-    return {"rows": certify.judged(_evidence(folder, size)).tally.total}
-
-
-def _rendered(folder: Path, size: int, name: str) -> dict[str, Any]:
+def judge(folder: Path, size: int) -> Steps:
+    """Judge JSON Lines; then render JUnit XML, and the page with what it loads on demand."""
     from apr_qa import certify
 
     judged = certify.judged(_evidence(folder, size))
-    begun, used = time.perf_counter(), time.process_time()
-    files = certify.document(name, judged)
-    seconds, cpu = time.perf_counter() - begun, time.process_time() - used
-    return {"seconds": seconds, "cpu": cpu, "files": len(files), "bytes": sum(map(len, files.values()))}
+    yield "judge", {"rows": judged.tally.total}
+    for name in ("junit", "html"):
+        files = certify.document(name, judged)
+        yield name, {"files": len(files)}
 
 
-def junit(folder: Path, size: int) -> dict[str, Any]:
-    """Render JUnit XML."""
-    return _rendered(folder, size, "junit")
-
-
-def html(folder: Path, size: int) -> dict[str, Any]:
-    """Render the page and what it loads on demand."""
-    return _rendered(folder, size, "html")
-
-
-def compact(folder: Path, size: int) -> dict[str, Any]:
+def compact(folder: Path, size: int) -> Steps:
     """Write the same evidence in columns."""
     from apr_qa import evidence, evidence_columns
 
     path = _evidence(folder, size).with_suffix(".parquet")
     evidence_columns.write(path, *evidence.stream(_evidence(folder, size)))
-    return {"bytes a row": path.stat().st_size / size}
+    yield "compact", {"bytes": path.stat().st_size / size}
 
 
-def columns(folder: Path, size: int) -> dict[str, Any]:
+def columns(folder: Path, size: int) -> Steps:
     """Judge columns."""
     from apr_qa import certify
 
-    return {"rows": certify.judged(_evidence(folder, size).with_suffix(".parquet")).tally.total}
+    yield "columns", {"rows": certify.judged(_evidence(folder, size).with_suffix(".parquet")).tally.total}
 
 
-PHASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    phase.__name__: phase for phase in (plan, run, write, resume, judge, junit, html, compact, columns)
+PHASES: dict[str, Callable[[Path, int], Steps]] = {
+    phase.__name__: phase for phase in (plan, run, write, resume, judge, compact, columns)
 }
 
 
@@ -239,133 +229,99 @@ def _evidence(folder: Path, size: int) -> Path:
     return folder / f"evidence-{size}.jsonl"
 
 
-# ---- the table and the plot
+# ---- the page
 
 
-def measured(name: str, folder: Path, size: int) -> dict[str, Any]:
-    """Run one phase in a process of its own."""
+def steps(name: str, folder: Path, size: int) -> None:
+    """Run one phase here and print what was measured of each step."""
+    begun, used = time.perf_counter(), time.process_time()
+    for step, said in PHASES[name](folder, size):
+        now = {"step": step, "seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
+        print(json.dumps({**now, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **said}))
+        begun, used = time.perf_counter(), time.process_time()
+
+
+def apart(name: str, folder: Path, size: int) -> Iterator[dict[str, Any]]:
+    """Run one phase in a process of its own; iterate over what was measured of its steps."""
     command = [sys.executable, __file__, "--phase", name, "--folder", str(folder), "--size", str(size)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{name} of {size} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    yield from map(json.loads, done.stdout.splitlines())
 
 
-def phase(name: str, folder: Path, size: int) -> None:
-    """Run one phase here and print what was measured."""
-    begun, used = time.perf_counter(), time.process_time()
-    said = PHASES[name](folder, size)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    now = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used}
-    print(json.dumps({**now, "mib": usage.ru_maxrss / 1024, **said}))
+def everything(sizes: tuple[int, ...]) -> Results:
+    """Measure every phase at every size."""
+    results: Results = {}
+    with tempfile.TemporaryDirectory(prefix="apr-qa-scale-") as place:
+        for size in sizes:
+            for name in PHASES:
+                if name == "run" and size > MOST_RUN:
+                    continue
+                for found in apart(name, Path(place), size):
+                    results.setdefault(found["step"], {})[size] = found
+                    print(f"{size:>9,} {found['step']:8} {_cell(found)}", flush=True)
+            for file in Path(place).glob(f"*{size}*"):
+                if file.is_file():
+                    file.unlink()
+    return results
 
 
-def table(results: dict[str, dict[int, dict[str, Any]]], sizes: tuple[int, ...]) -> str:
-    """Return the Markdown document."""
+def table(results: Results, sizes: tuple[int, ...]) -> str:
+    """Return seconds (processor seconds) and peak MiB of every step at every size, as Markdown."""
     lines = [
-        "# Time and memory with the number of scenarios\n",
-        f"`python benchmarks/scale.py`, {time.strftime('%Y-%m-%d', time.gmtime())}; {_machine()}\n",
-        "Seconds (processor seconds), peak MiB of each phase; a phase is described in the script.\n",
-        "![plot](scale.svg)\n",
-        f"| phase | {' | '.join(f'{size:,}' for size in sizes)} | allowed at 1,800,000 |",
-        f"|{' --- |' * (len(sizes) + 2)}",
+        f"| seconds (processor seconds), peak MiB | {' | '.join(f'{n:,}' for n in sizes)} | wanted at 1,800,000 |",
+        f"|{'---|' * (len(sizes) + 2)}",
     ]
     for name, by_size in results.items():
         cells = [_cell(by_size.get(size)) for size in sizes]
         limit = LIMITS.get(name)
         lines.append(f"| {name} | {' | '.join(cells)} | {f'{limit[0]} s, {limit[1]} MiB' if limit else ''} |")
-    for name in ("write", "compact"):
-        rows = [f"{by['bytes a row']:.1f} at {size:,}" for size, by in results.get(name, {}).items()]
-        lines.append(f"\nBytes a row, {name}: {', '.join(rows)}.")
-    ran = {size: 1000 * by["seconds"] / size for size, by in results.get("run", {}).items()}
-    lines.append(
-        f"\nMilliseconds a scenario, run: {', '.join(f'{ms:.3f} at {n:,}' for n, ms in ran.items())}."
-    )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _cell(found: dict[str, Any] | None) -> str:
     return f"{found['seconds']:.2f} s ({found['cpu']:.2f}), {found['mib']:.0f}" if found else "–"
 
 
-def _machine() -> str:
-    import apr_qa
-
-    cores = len(os.sched_getaffinity(0))
-    version = getattr(apr_qa, "__version__", "")
-    return f"{platform.machine()}, {cores} threads, Python {platform.python_version()}, apr-qa {version}"
-
-
-def plot(results: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """Return a plot of seconds over scenarios, both logarithmic, so that a line of slope one is linear time."""
-    points = {n: [(s, by["seconds"]) for s, by in found.items()] for n, found in results.items()}
-    every = [max(seconds, 1e-3) for found in points.values() for _, seconds in found] or [1.0]
-    low, high = math.floor(math.log10(min(every))), math.ceil(math.log10(max(every)))
-    left, right = 3.0, 6.4
-
-    def x(size: float) -> float:
-        return 60 + 560 * (math.log10(size) - left) / (right - left)
-
-    def y(seconds: float) -> float:
-        return 380 - 350 * (math.log10(max(seconds, 1e-3)) - low) / max(1, high - low)
-
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 430" font-family="sans-serif" font-size="12">'
-    ]
-    parts.append('<rect width="760" height="430" fill="#fff"/>')
-    for power in range(low, high + 1):
-        parts.append(f'<path d="M60 {y(10**power):.1f}H620" stroke="#ddd"/>')
-        parts.append(f'<text x="54" y="{y(10**power) + 4:.1f}" text-anchor="end">{10**power:g} s</text>')
-    for size in SIZES:
-        parts.append(f'<path d="M{x(size):.1f} 30V380" stroke="#eee"/>')
-        parts.append(f'<text x="{x(size):.1f}" y="398" text-anchor="middle">{size:,}</text>')
-    for place, (name, found) in enumerate(points.items()):
-        colour = f"hsl({place * 360 // max(1, len(points))} 65% 40%)"
-        line = " ".join(f"{x(size):.1f},{y(seconds):.1f}" for size, seconds in found)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        if found:
-            end = y(found[-1][1])
-            parts.append(
-                f'<text x="{x(found[-1][0]) + 6:.1f}" y="{end + 4:.1f}" fill="{colour}">{name}</text>'
-            )
-    parts.append('<text x="340" y="420" text-anchor="middle">scenarios</text></svg>')
-    return "\n".join(parts) + "\n"
+def sentences(results: Results) -> list[str]:
+    """Return what follows from the numbers."""
+    said = []
+    for name, what, limit in (("write", "JSON Lines", ""), ("compact", "Parquet", " (wanted: 64)")):
+        size, found = max(results[name].items())
+        said.append(f"{what}: {found['bytes']:.1f} bytes a row at {size:,}{limit}")
+    size, found = max(results["run"].items())
+    each = 1000 * found["seconds"] / size
+    said.append(f"run: {each:.3f} ms a scenario at {size:,}, durable evidence included (wanted: 0.1)")
+    for name in ("plan", "judge", "columns"):
+        (small, few), (large, many) = sorted(results[name].items())[-2:]
+        ratio = many["cpu"] / few["cpu"]
+        said.append(f"{name}: {ratio:.2f} × the processor time for {large / small:.2f} × the scenarios")
+    return said
 
 
-def main() -> int:
-    """Measure every phase at every size; return the exit code."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--quick", action="store_true", help="up to 30,000 scenarios")
-    arguments.add_argument("--run-most", type=int, default=100_000, help="largest size of the phase `run`")
-    arguments.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
-    arguments.add_argument("--phase", choices=PHASES)
-    arguments.add_argument("--folder", type=Path)
-    arguments.add_argument("--size", type=int)
-    given = arguments.parse_args()
-    if given.phase:
-        phase(given.phase, given.folder, given.size)
-        return 0
-    sizes = QUICK if given.quick else SIZES
-    results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in PHASES}
-    with tempfile.TemporaryDirectory(prefix="apr-qa-scale-") as folder:
-        for size in sizes:
-            for name in PHASES:
-                if name == "run" and size > given.run_most:
-                    continue
-                results[name][size] = found = measured(name, Path(folder), size)
-                print(f"{size:>9,} {name:8} {_cell(found)}", flush=True)
-            for file in Path(folder).glob(f"*{size}*"):
-                if file.is_file():
-                    file.unlink()
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "scale.md").write_text(table(results, sizes), encoding="utf-8")
-    (given.output / "scale.svg").write_text(plot(results), encoding="utf-8")
-    print(given.output / "scale.md")
-    return 0
+def main() -> None:
+    """Measure every phase at every size and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--largest", type=int, default=SIZES[-1], help="leave out larger sizes")
+    parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.phase:
+        steps(options.phase, options.folder, options.size)
+        return
+    sizes = tuple(size for size in SIZES if size <= max(options.largest, *SIZES[:2]))
+    results = everything(sizes)
+    said, title = sentences(results), "Time and memory with the number of scenarios"
+    print("\n".join(said))
+    series = {name: [(n, max(one["seconds"], 1e-3)) for n, one in by.items()] for name, by in results.items()}
+    plot = measured.curves(title, series, "scenarios", "s")
+    method = (__doc__ or "").partition("Method: ")[2]
+    where = measured.machine("msgspec", "numpy", "pyarrow")
+    print(measured.written("scale", title, method, table(results, sizes), plot, said, where))
 
 
 if __name__ == "__main__":
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
-    sys.exit(main())
+    main()

@@ -331,3 +331,21 @@ def test_score_rate_grade_and_status_agree(
         item.outcome.counted for item in evidence
     )
     assert result.reason and "\n" not in result.reason
+
+
+@pytest.mark.parametrize("failures", [18_000, 900_000, 1_799_000])
+def test_the_upper_bound_of_a_huge_run_is_near_that_of_the_normal_distribution(failures: int) -> None:
+    trials = 1_800_000
+    rate = failures / trials
+    bound = failure_rate_upper(failures, trials)
+    assert bound == pytest.approx(rate + 1.645 * math.sqrt(rate * (1 - rate) / trials), abs=3e-6)
+
+
+@given(trials=st.integers(1, 400), share=st.floats(0, 1, exclude_max=True))
+@PROPERTY
+def test_terms_that_are_left_out_change_no_bound(trials: int, share: float) -> None:
+    failures = int(trials * share)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("apr_qa.mqs._NOTHING", 0.0)
+        whole = failure_rate_upper(failures, trials)
+    assert failure_rate_upper(failures, trials) == whole

@@ -11,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import noop_runs
 import pytest
 from noop_runs import Asked, Silence, batch, outcomes, run
 
 from apr_qa import collect, evidence, journal, runner
 from apr_qa.errors import EnvironmentFault
-from apr_qa.vocabulary import Outcome, Severity
+from apr_qa.vocabulary import Evidence, Outcome, Severity
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,24 @@ def test_a_run_cut_off_at_any_byte_is_finished_with_nothing_twice_and_nothing_lo
     assert final.read_bytes().startswith(kept)
     assert len(watcher.entries) == 2200 - max(0, kept.count(b"\n"))
     assert [p.name for p in final.parent.iterdir()] == [collect.EVIDENCE_FILE]
+
+
+@pytest.mark.parametrize("torn", [0, 5])
+def test_a_run_that_is_cut_off_again_and_again_does_nothing_twice(
+    whole: Path, tmp_path: Path, torn: int
+) -> None:
+    """What the journal lacked at the first cut must not be forgotten at the second."""
+    complete, folder = whole / collect.PARTIAL_FILE, tmp_path / "run"
+    rows = complete.read_bytes().splitlines(keepends=True)
+    partial = interrupted(whole, folder, sum(map(len, rows[:901])), 300 * 16 + torn)
+    assert len(journal.done(partial)) == 900
+    with partial.open("ab") as file, journal.Journal(partial) as noted:
+        for row in rows[901:1001]:
+            file.write(row)
+            file.flush()
+            noted.entered(msgspec.json.decode(row, type=Evidence))
+    assert len(journal.done(partial)) == 1000
+    assert outcomes(run(folder, plan_of_two(), resume=True)) == outcomes(complete)
 
 
 def test_a_run_cut_off_in_its_header_begins_anew(whole: Path, tmp_path: Path) -> None:

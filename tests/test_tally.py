@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr_qa import certify, evidence, judge, tally
+from apr_qa import certify, evidence, evidence_columns, judge, tally
 from apr_qa.errors import EvidenceDamaged
 from apr_qa.evidence_rows import ENCODER
 from apr_qa.gates import GATES
-from apr_qa.groups import LISTED, SHOWN, Group
-from apr_qa.tally import Asked, Tally, tallied
+from apr_qa.groups import LISTED, SHOWN
+from apr_qa.tally import Tally, tallied
 from apr_qa.vocabulary import (
     EARLIER,
     Claim,
@@ -41,16 +41,15 @@ ACROSS = [gate for _, gate in GATES.items() if gate.verdict is not None]
 class Apart(Tally):
     """Every entry is a group of its own, so nothing is mixed."""
 
-    def place(self, target: Target, about: Asked) -> dict[tuple[Hashable, ...], Group]:
-        groups: dict[tuple[Hashable, ...], Group] = {}
-        self._places[target, (*about.traits, len(self._places))] = groups
-        return groups
+    def group(self, key: tally.Key) -> int:
+        target, traits, severity, what = key
+        return super().group((target, (*traits, len(self._numbers)), severity, what))
 
 
 def apart(entries: list[Evidence]) -> Apart:
     found = Apart()
     for entry in entries:
-        found.add(entry)
+        found.add([entry])
     return found
 
 
@@ -71,7 +70,7 @@ def _spoilt(entry: Evidence, rng: random.Random, share: float) -> Evidence:
     if not asks:
         return msgspec.structs.replace(entry, **changes)
     response = Response(
-        text=rng.choice([None, "", " \n", "word"]),
+        text=rng.choice([None, "", " \n", "word", "\u2003", "слово"]),
         finish_reason=rng.choice([None, "stop", "length"]),
         prompt_tokens=rng.choice([None, 0, 3, 40]),
         duration_s=rng.choice([None, 0.0, 1.0, 61.0]),
@@ -83,6 +82,30 @@ def _spoilt(entry: Evidence, rng: random.Random, share: float) -> Evidence:
 
 def judged_by(header: EvidenceHeader, counted: Tally) -> list[GateVerdict]:
     return [gate.verdict(header, counted) for gate in ACROSS if gate.verdict is not None]
+
+
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.02, 0.6]), once=st.sampled_from([1, 7, 4096]))
+@settings(max_examples=15, deadline=None)
+def test_lines_columns_and_memory_are_counted_alike(
+    seed: int, share: float, once: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    entries, folder = spoilt(seed, share), tmp_path_factory.mktemp("alike")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally, "_AT_ONCE", once)
+        patch.setattr(evidence, "_BLOCK", 1 << 12 << once % 8)
+        patch.setattr(evidence_columns, "_READ", once)
+        of_lines = evidence.count(written(folder / "evidence.jsonl", lines(*entries)))
+        evidence_columns.write(folder / "evidence.parquet", HEADER, entries)
+        assert of_lines == evidence.count(folder / "evidence.parquet")
+        assert of_lines[1] == tallied(entries) and of_lines[1].total == len(entries)
+    assert of_lines[1].entries() == sorted(entries, key=lambda entry: entry.id)
+    assert of_lines[1].outcomes() == Counter(entry.outcome for entry in entries)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_an_outcome_that_somebody_edited_is_counted_in_another_group(outcome: Outcome) -> None:
+    counted = tallied([made(1), made(2, outcome)])
+    assert len(counted.all.groups) == (1 if outcome is Outcome.CORROBORATED else 2)
 
 
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.02, 0.2, 0.6]), earlier=st.booleans())
