@@ -7,6 +7,7 @@ torch, llama.cpp and CUDA do by the gigabyte; a limit on address space would hav
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -126,6 +127,14 @@ def confine(memory_bytes: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def give_back() -> None:
+    """Return to the system what this process has freed; glibc keeps blocks of up to 32 MiB, most weights of a model."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def exceeded() -> str:

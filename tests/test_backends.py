@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from apr_qa.backends import BACKENDS, Request, Session
 from apr_qa.conversion.convert import convert
 from apr_qa.errors import AprQaError, Inapplicable, InferenceFailed, MalformedFile
 from apr_qa.formats import FORMATS
+from apr_qa.inference import pretrained
 from apr_qa.inference.llama_native import NativeModel
 from apr_qa.vocabulary import Target
 
@@ -356,6 +359,49 @@ def test_an_apr_file_computes_exactly_what_its_source_computes(
     messages = [{"role": "user", "content": "hi"}]
     assert source.render_chat(messages) == derived.render_chat(messages)
     assert source.chat(messages, 6).token_ids == derived.chat(messages, 6).token_ids
+
+
+@pytest.mark.parametrize("kind", ["apr", "safetensors"])
+def test_weights_that_lie_in_a_file_as_they_are_needed_are_mapped_and_never_written(
+    kind: str, tmp_path: Path
+) -> None:
+    import torch
+
+    folder = make_llama(tmp_path / "model", dtype="bf16")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    file = folder / "other.safetensors"
+    if kind == "apr":
+        file = convert(FORMATS.get("safetensors").open(file), "apr", tmp_path / "model.apr")
+    opened, before = FORMATS.get(kind).open(file), file.read_bytes()
+    mapped, decoded = (pretrained._weights(opened, kind) for kind in (torch.bfloat16, torch.float32))
+    assert {one.untyped_storage().nbytes() for one in mapped.values()} == {len(before)}
+    for name, one in mapped.items():
+        assert torch.equal(one.float(), decoded[name]) and one.shape == opened.tensors[name].shape
+    mapped["model.norm.weight"].zero_()
+    assert file.read_bytes() == before
+
+
+def test_weights_that_lie_otherwise_in_a_file_are_decoded(tmp_path: Path) -> None:
+    import torch
+
+    folder = make_llama(tmp_path / "model", dtype="bf16")
+    content = (folder / "model.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    odd = (size + 1).to_bytes(8, "little") + content[8 : 8 + size] + b" " + content[8 + size :]
+    (folder / "odd.safetensors").write_bytes(odd)
+    even, opened = (
+        FORMATS.get("safetensors").open(folder / name) for name in ("model.safetensors", "odd.safetensors")
+    )
+    expected = pretrained._weights(even, torch.bfloat16)
+    found = pretrained._weights(opened, torch.bfloat16)
+    assert all(torch.equal(found[name], one) for name, one in expected.items())
+    renamed: Any = SimpleNamespace(
+        format="apr",
+        tensors={name: replace(info, stored_name="blk.0") for name, info in even.tensors.items()},
+        read=lambda name: -even.read(name),
+    )
+    found = pretrained._weights(renamed, torch.bfloat16)
+    assert all(torch.equal(found[name], -one) for name, one in expected.items())
 
 
 def test_one_weight_file_of_another_name_is_the_one_that_is_loaded(edited: Callable[..., Path]) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_llama, make_qwen2, make_qwen3
 
+from apr_qa.comparison import tensor_distance
 from apr_qa.comparison.claims import FILE_PARITY, pair_gate
 from apr_qa.comparison.config import canonical
-from apr_qa.comparison.healthy_rounding import rounded
+from apr_qa.comparison.healthy_rounding import float_rounded, rounded
 from apr_qa.comparison.probe_texts import probe_texts
 from apr_qa.comparison.session import Comparison, compare, open_model
 from apr_qa.comparison.tensor_distance import Truth, measure
@@ -163,6 +164,35 @@ def test_reserved_rows_near_zero_may_round_to_zero() -> None:
     assert stored is not None and not stored[5].any()
     facts = errors_of(truth, stored, "f16")
     assert facts["offending_count"] == 0 and facts["dead_count"] == 0
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_rounding_piece_by_piece_is_rounding_as_a_whole(dtype: str) -> None:
+    import torch
+
+    bits = np.random.default_rng(1).integers(0, 1 << 32, 3 * 65536 + 5, dtype=np.uint32)
+    bits[:6] = [0x7F800001, 0xFF800000, 0x7F7FFFFF, 0x00000001, 0x80000000, 0xFFFFFFFF]
+    values = bits.view(np.float32)
+    kind = {"f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    expected = torch.from_numpy(values.copy()).to(kind).float().numpy()
+    assert np.array_equal(float_rounded(values, dtype), expected, equal_nan=True)
+    matrix = values[: 3 * 65536].reshape(3, -1).T
+    assert np.array_equal(float_rounded(matrix, dtype), float_rounded(matrix.copy(), dtype), equal_nan=True)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["f16", "bf16"]))
+@settings(max_examples=30, deadline=None)
+def test_a_rounding_that_is_never_in_memory_as_a_whole_is_as_far_from_the_truth(
+    seed: int, dtype: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.standard_normal((int(rng.integers(1, 60)), 33)) * 10.0 ** rng.integers(-9, 6)).astype("f4")
+    truth = Truth(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor_distance, "_CHUNK_VALUES", 96)
+        whole = measure(float_rounded(values, dtype), truth)
+        assert measure(lambda piece: float_rounded(piece, dtype), truth) == whole
+        assert measure(lambda piece: piece * 2, truth).error == pytest.approx(1.0)
 
 
 def test_a_stored_copy_of_a_tied_head_is_judged_as_the_embedding(

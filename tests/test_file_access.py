@@ -60,6 +60,28 @@ def test_a_part_beyond_the_file_is_refused(tmp_path: Path) -> None:
         maps.payload(tmp_path / "empty", 0, 1)
 
 
+def test_only_the_payload_that_was_asked_for_last_stays_in_memory(tmp_path: Path) -> None:
+    size, count = 8 << 20, 8
+    (tmp_path / "x").write_bytes(bytes([7]) * size * count)
+    maps, before = MappedFiles(), _mapped_bytes()
+    views = [maps.payload(tmp_path / "x", number * size + 1, size - 1) for number in range(count - 1)]
+    seen = []
+    for number in range(count):
+        seen.append(int(maps.payload(tmp_path / "x", number * size, size).max()))
+        assert _mapped_bytes() - before < 2 * size
+    assert seen == [7] * count
+    maps.forget()
+    maps.forget()
+    assert _mapped_bytes() - before < size // 2
+    assert all(int(view[-1]) == 7 for view in views), "what was given out remains valid"
+
+
+def _mapped_bytes() -> int:
+    """Return the bytes of files that lie in the memory of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssFile", "RssShmem")))
+
+
 def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "x"
     with replacing_file(target) as handle:

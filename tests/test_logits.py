@@ -270,6 +270,39 @@ def test_the_rounded_twin_is_the_truth_where_nothing_is_rounded(truth: Path) -> 
     assert np.array_equal(plain, handed)
 
 
+def test_the_twin_is_loaded_as_it_is_stored_only_where_nothing_is_rounded(
+    truth: Path, tmp_path: Path
+) -> None:
+    opened = open_model(converted(truth, "safetensors", "bf16", tmp_path))
+    names = list(opened.tensors)
+    assert twins._rounding(opened, dict.fromkeys(names, "bf16")) is None
+    assert twins._rounding(opened, dict.fromkeys(names, "f32")) is None
+    for other in ("f16", "q8_0"):
+        rounding = twins._rounding(opened, {**dict.fromkeys(names, "bf16"), names[-1]: other})
+        assert rounding is not None
+        matrix = np.full((2, 32), 2.0**-30, np.float32)
+        assert np.array_equal(rounding(names[0], matrix), matrix)
+        assert not rounding(names[-1], matrix).any()
+
+
+def test_a_closed_model_leaves_room_for_the_next_one(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 4}
+    model = Recast(open_model(make_llama(tmp_path, **sizes)), "f32", lambda _, values: values)
+    bytes_of_weights = 4 * sum(int(np.prod(info.shape)) for info in model.tensors.values())
+    TorchProbe(model).close()  # what is imported on the way stays
+    before = _own_bytes()
+    probe = TorchProbe(model)
+    probe.decoded([[1, 2, 3]], None, 4)
+    assert _own_bytes() - before > 0.9 * bytes_of_weights
+    probe.close()
+    assert _own_bytes() - before < 0.2 * bytes_of_weights
+
+
+def _own_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
 def test_limits_of_two_conversions_are_wider_than_those_of_each() -> None:
     one, other = noise_budget("f32"), budget("q8_0", None)
     both = combined(one, other)

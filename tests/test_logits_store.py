@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def name(folder: Path, feed: Feed = FEED, engine: str = ENGINE, dtype: str = "f3
 def test_what_was_kept_is_served_for_the_same_content(model: Path) -> None:
     store.keep(name(model), readings())
     assert store.stored(name(model)) is not None
+
+
+def test_reading_makes_young_again_what_the_cache_would_remove_first(model: Path) -> None:
+    store.keep(name(model), readings())
+    store.remember("limits", {"kl_mean": 0.5})
+    kept = list((workspace.root() / "logits").iterdir())
+    for path in kept:
+        os.utime(path, (1, 1))
+    assert store.stored(name(model)) is not None
+    assert store.remembered("limits") == {"kl_mean": 0.5}
+    assert [path.name for path in kept if path.stat().st_mtime == 1] == []
+    assert len(kept) == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])

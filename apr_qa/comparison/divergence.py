@@ -41,7 +41,11 @@ def divergence(
     where = np.arange(len(reference)) if positions is None else np.asarray(positions)
     if where.shape != (len(reference),):
         raise InferenceFailed(f"{where.size} positions were given for {len(reference)} tokens")
-    rows = [_row(reference[i, :width], test[i, :width]) for i in range(len(reference))]
+    following = _following(next_tokens, len(reference), width)
+    rows = [
+        _row(reference[i, :width], test[i, :width], following[i] if i < len(following) else None)
+        for i in range(len(reference))
+    ]
     kl = np.array([row[0] for row in rows])
     same = np.array([row[1] for row in rows])
     return {
@@ -55,7 +59,7 @@ def divergence(
         "lead_change": max(row[4] for row in rows),
         "commonest_choice": [_commonest(side[:, :width]) for side in (reference, test)],
         "buckets": _buckets(kl, same, where),
-        "perplexity_ratio": _perplexity_ratio(reference, test, width, next_tokens),
+        "perplexity_ratio": _perplexity_ratio([row[5] for row in rows[: len(following)]]),
     }
 
 
@@ -81,8 +85,11 @@ def _log_softmax(row: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return normalised
 
 
-def _row(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[float, bool, float, float, float]:
-    """Return KL, same first choice, largest difference of logits, its 99 % quantile, and change of the lead.
+def _row(
+    reference: npt.NDArray[Any], test: npt.NDArray[Any], following: int | None
+) -> tuple[float, bool, float, float, float, tuple[float, float]]:
+    """Return KL, same first choice, largest difference of logits, its 99 % quantile, change of the lead, and both
+    losses at the token that follows.
 
     The lead is that of the reference's first choice over its second and over the other side's first.
     """
@@ -93,11 +100,23 @@ def _row(reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[float, bo
     kl = max(0.0, float(np.dot(np.exp(p), p - q)))
     changes = test - reference.astype(np.float64)
     differences = np.abs(changes)
-    same = int(reference.argmax()) == int(test.argmax())
-    first, second = np.argpartition(reference, -min(2, len(reference)))[[-1, -min(2, len(reference))]]
-    rivals = changes[[second, test.argmax()]]
+    first, other = int(reference.argmax()), int(test.argmax())
+    rivals = changes[[_second(reference, first), other]]
     lead_change = float(np.abs(changes[first] - rivals).max())
-    return kl, same, float(differences.max()), float(np.quantile(differences, 0.99)), lead_change
+    losses = (0.0, 0.0) if following is None else (-float(p[following]), -float(q[following]))
+    quantile = float(np.quantile(differences, 0.99))
+    return kl, first == other, float(differences.max()), quantile, lead_change, losses
+
+
+def _second(row: npt.NDArray[Any], first: int) -> int:
+    """Return where the largest value but that at ``first`` is; ``first`` where there is no other."""
+    import numpy as np
+
+    if len(row) == 1:
+        return first
+    others = row.astype(np.float64)
+    others[first] = -np.inf
+    return int(others.argmax())
 
 
 def _summary(kl: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -139,18 +158,20 @@ def _commonest(logits: npt.NDArray[Any]) -> float:
     return float(np.bincount(logits.argmax(axis=1)).max() / len(logits))
 
 
-def _perplexity_ratio(
-    reference: npt.NDArray[Any], test: npt.NDArray[Any], width: int, next_tokens: Sequence[int] | None
-) -> float | None:
+def _following(next_tokens: Sequence[int] | None, count: int, width: int) -> Sequence[int]:
+    """Return the tokens that really came next, none if they were not given; raises InferenceFailed for other ids."""
+    if next_tokens is None:
+        return ()
+    following = next_tokens[:count]
+    if not following or not all(0 <= token < width for token in following):
+        raise InferenceFailed(f"the next tokens are not {count} ids below {width}")
+    return following
+
+
+def _perplexity_ratio(losses: Sequence[tuple[float, float]]) -> float | None:
     import numpy as np
 
-    if next_tokens is None:
+    if not losses:
         return None
-    count = min(len(next_tokens), len(reference))
-    if not count or not all(0 <= token < width for token in next_tokens[:count]):
-        raise InferenceFailed(f"the next tokens are not {len(reference)} ids below {width}")
-    losses = [
-        np.mean([-_log_softmax(side[i, :width])[next_tokens[i]] for i in range(count)])
-        for side in (reference, test)
-    ]
-    return float(np.exp(losses[1] - losses[0]))
+    reference, test = (np.mean([pair[side] for pair in losses]) for side in (0, 1))
+    return float(np.exp(test - reference))

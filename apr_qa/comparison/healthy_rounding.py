@@ -29,6 +29,21 @@ _QUANTISED = (
 """What ggml quantises without importance weights; it ends the process for every other type, whole numbers included."""
 
 
+_HELD = {
+    "f64": ("f64", "f32", "f16", "bf16"),
+    "f32": ("f32", "f16", "bf16"),
+    "f16": ("f16",),
+    "bf16": ("bf16",),
+}
+"""Stored type -> types whose every value it holds."""
+_PIECE = 1 << 16
+
+
+def holds(dtype: str, source: str) -> bool:
+    """Say whether rounding to ``dtype`` leaves every value as it is that was stored as ``source``."""
+    return source in _HELD.get(dtype, ())
+
+
 def rounded(
     values: npt.NDArray[np.float32], dtype: str, groups: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.float32] | None:
@@ -39,18 +54,32 @@ def rounded(
     """
     import numpy as np
 
-    if dtype in EXACT:
-        return values
+    if dtype in FLOATS:
+        return float_rounded(values, dtype)
     with np.errstate(all="ignore"):
-        if dtype == "f16":
-            return values.astype(np.float16).astype(np.float32)
-        if dtype == "bf16":
-            return to_float32(to_bf16(values).reshape(-1).view(np.uint8), "bf16", values.shape)
         if dtype in _APR_BLOCKS:
             return _apr_rounded(values, dtype)
         if packed_rounding.handles(dtype) and values.ndim == 2:
             return packed_rounding.rounded(values, dtype, groups)
         return _gguf_rounded(values, dtype)
+
+
+def float_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
+    """Round to one of `FLOATS` and back, in pieces whose temporaries stay in the processor's cache."""
+    import numpy as np
+
+    if dtype in EXACT:
+        return values
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    found = np.empty_like(flat)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        with np.errstate(all="ignore"):
+            if dtype == "f16":
+                found[start : start + _PIECE] = piece.astype(np.float16)
+            else:
+                found[start : start + _PIECE] = to_float32(to_bf16(piece).view(np.uint8), dtype, piece.shape)
+    return found.reshape(values.shape)
 
 
 def _apr_rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ _ALIVE = 1e-3
 """A row this small beside the typical one may round to zero: reserved tokens are like that."""
 _MATCH = 0.1
 """A transformation explains an error if it takes nine tenths of it away."""
+
+
+Rounding = Callable[["npt.NDArray[np.float32]"], "npt.NDArray[np.float32]"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,13 @@ class Truth:
 
 
 def measure(
-    values: npt.NDArray[np.float32], truth: Truth, rows: npt.NDArray[np.int64] | None = None
+    values: npt.NDArray[np.float32] | Rounding, truth: Truth, rows: npt.NDArray[np.int64] | None = None
 ) -> Distance:
-    """Return the distance of ``values`` from the truth, or from those ``rows`` of it."""
+    """Return the distance of ``values`` from the truth, or from those ``rows`` of it.
+
+    What becomes of every value by itself can be given as a function, which is called with one chunk of the truth after
+    the other, so that the result never lies in memory as a whole.
+    """
     import numpy as np
 
     whole = rows is None or len(rows) == len(truth.values)
@@ -76,7 +84,9 @@ def measure(
     square = truth.square if whole else sum(float(_dot(chunk, chunk)) for chunk in _chunks(against))
     error = along = worst = 0.0
     with np.errstate(all="ignore"):
-        for part, right in zip(_chunks(values), _chunks(against), strict=True):
+        pieces = _chunks(against)
+        parts = map(values, pieces) if callable(values) else _chunks(values)
+        for part, right in zip(parts, pieces, strict=True):
             difference = part - right
             squared = float(_dot(difference, difference))
             if squared == 0.0:

@@ -9,17 +9,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from apr_qa.comparison.healthy_rounding import holds
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_EXACT_FROM = {
-    "f64": ("f64", "f32", "f16", "bf16"),
-    "f32": ("f32", "f16", "bf16"),
-    "f16": ("f16",),
-    "bf16": ("bf16",),
-}
-"""Stored type -> types of the truth whose every value it holds."""
 _CLOSE = 0.05
 """A reinterpretation explains the values if it brings them this near to the truth."""
 _SAMPLE = 1 << 16
@@ -54,11 +49,10 @@ def observe(
     """Return the profile of a tensor whose types are (artifact's, truth's) and whose relative error is known."""
     dtype, source = types
     bad, bad_truth = (0, 0) if math.isfinite(error) else (_nonfinite(artifact), _nonfinite(truth))
-    holds_all = source in _EXACT_FROM.get(dtype, ())
     return Profile(
         name=name,
         dtype=dtype,
-        exact=(error == 0.0) if holds_all else None,
+        exact=(error == 0.0) if holds(dtype, source) else None,
         nonfinite=bad,
         truth_nonfinite=bad_truth,
         statistics=_statistics(artifact, truth) if min(truth.shape, default=1) == 1 else None,

@@ -7,14 +7,15 @@ the model, and a tensor stored in a better type is held to that type.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apr_qa.comparison.healthy_rounding import EXACT, FLOATS, rounded
+from apr_qa.comparison.healthy_rounding import EXACT, FLOATS, float_rounded, rounded
 from apr_qa.comparison.names import SHOWN, comparable, tied, weights
-from apr_qa.comparison.tensor_distance import Distance, Truth, looks_like, measure
+from apr_qa.comparison.tensor_distance import Distance, Rounding, Truth, looks_like, measure
 from apr_qa.comparison.tensor_profile import Profile, observe
 from apr_qa.containers.packed_weights import groups
 from apr_qa.conversion.architectures import EMBEDDING, HEAD
@@ -269,7 +270,9 @@ class _Pair:
         count = rows if self.dtype in FLOATS else max(1, min(rows, SAMPLE_VALUES // columns))
         return np.linspace(0, rows - 1, count).astype(np.int64)
 
-    def _healthy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+    def _healthy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | Rounding | None:
+        if self.dtype in FLOATS:
+            return functools.partial(float_rounded, dtype=self.dtype)
         whole = len(rows) == len(self.artifact)
         values = self.truth.values if whole else self.truth.values[rows]
         healthy = rounded(values, self.dtype, self._groups)

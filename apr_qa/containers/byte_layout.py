@@ -127,10 +127,15 @@ def to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     import numpy as np
 
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    # A NaN whose payload lies in the low half would round to infinity or to zero.
-    quiet = (bits >> 16) | 0x40
-    result: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded).astype("<u2")
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += bits
+    rounded += 0x7FFF
+    rounded >>= 16
+    result: npt.NDArray[np.uint16] = rounded.astype("<u2")
+    lost = np.isnan(bits.view("<f4"))
+    if lost.any():  # a NaN whose payload lies in the low half would round to infinity or to zero
+        result[lost] = (bits[lost] >> 16) | 0x40
     return result
 
 

@@ -6,6 +6,7 @@ name, or not at all.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import uuid
@@ -81,10 +82,15 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 class MappedFiles:
-    """Read-only memory maps, one for each file, made on first use."""
+    """Read-only memory maps, one for each file, made on first use.
+
+    At most the payload that was asked for last stays in memory, so that a process that goes through a model tensor by
+    tensor never holds all of it. Views of earlier ones remain valid: their pages come back when they are looked at.
+    """
 
     def __init__(self) -> None:
-        self._maps: dict[Path, npt.NDArray[np.uint8]] = {}
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._last: tuple[mmap.mmap, int, int] | None = None
 
     def payload(self, file: Path, offset: int, size: int) -> npt.NDArray[np.uint8]:
         """Return ``size`` bytes from ``offset`` as a flat view of the map; raises MalformedFile."""
@@ -93,13 +99,26 @@ class MappedFiles:
         if file not in self._maps:
             with open_binary(file) as handle:
                 try:
-                    self._maps[file] = np.memmap(handle, dtype=np.uint8, mode="r")
+                    self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
                 except (OSError, ValueError) as error:
                     raise MalformedFile(f"cannot be mapped: {error}", where=file.name) from None
-        part = self._maps[file][offset : offset + size]
+        whole = self._maps[file]
+        part = np.frombuffer(whole, np.uint8)[offset : offset + size]
         if len(part) != size:
             raise MalformedFile(f"{size - len(part)} bytes vanished since it was opened", where=file.name)
+        self.forget()
+        self._last = (whole, offset, size)
         return part
+
+    def forget(self) -> None:
+        """Let go of the memory of the last payload, which somebody has decoded by now."""
+        if self._last is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        whole, offset, size = self._last
+        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+        if size:
+            whole.madvise(mmap.MADV_DONTNEED, start, offset + size - start)
+        self._last = None
 
 
 @contextmanager

@@ -75,6 +75,7 @@ class AprModel:
         """Return a tensor as a fresh float32 array, q and k rows in Hugging Face order."""
         info = self._info(name)
         values = decode(self.raw(name), info.dtype, info.shape)
+        self._maps.forget()
         heads = self._interleaved(info)
         return separate_rows(values, heads) if heads else values
 

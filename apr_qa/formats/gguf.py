@@ -75,6 +75,7 @@ class GgufModel:
         """Return a tensor dequantised to float32, q and k rows in Hugging Face order."""
         info = self._info(name)
         tensor = _decoded(self.raw(name), info)
+        self._maps.forget()
         heads = architectures.interleaved_heads(name, self.config)
         if not heads:
             return tensor

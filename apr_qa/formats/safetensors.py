@@ -61,7 +61,9 @@ class SafetensorsModel:
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as a fresh float32 array."""
         info = self._info(name)
-        return to_float32(self._maps.payload(info.file, info.offset, info.size), info.dtype, info.shape)
+        values = to_float32(self.raw(name), info.dtype, info.shape)
+        self._maps.forget()
+        return values
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """Return the stored bytes of a tensor as a read-only flat map."""

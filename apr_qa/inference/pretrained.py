@@ -21,6 +21,9 @@ from apr_qa.formats import OpenModel
 
 INSTALL = "pip install 'apr-qa[torch]'"
 _WHOLE_FILE = "model.safetensors"
+_FLOATS = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+_PLAIN = {"apr": _FLOATS, "safetensors": _FLOATS}
+"""Format that stores values in rows -> stored type -> torch's type of the same bits."""
 
 
 @contextlib.contextmanager
@@ -84,8 +87,6 @@ def load_model(opened: OpenModel, device: str) -> Any:
 
 
 def _model_of_state_dict(opened: OpenModel, dtype: Any) -> Any:
-    import numpy as np
-    import torch
     from transformers import AutoConfig, GenerationConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -93,11 +94,7 @@ def _model_of_state_dict(opened: OpenModel, dtype: Any) -> Any:
     config = AutoConfig.for_model(opened.architecture, **settings)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InferenceFailed(f"transformers has no causal language model for {opened.architecture!r}")
-    # torch warns about arrays that it must not write to.
-    weights = {
-        name: torch.from_numpy(np.require(opened.read(name), requirements=["C", "W"])).to(dtype)
-        for name in opened.tensors
-    }
+    weights = _weights(opened, dtype)
     builder: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model, info = builder.from_pretrained(
         None,
@@ -112,6 +109,35 @@ def _model_of_state_dict(opened: OpenModel, dtype: Any) -> Any:
     if opened.generation_config:
         model.generation_config = GenerationConfig.from_dict(opened.generation_config)
     return model
+
+
+def _weights(opened: OpenModel, dtype: Any) -> dict[str, Any]:
+    """Return the tensors to compute with: mapped where the file holds them as they are needed, decoded elsewhere.
+
+    Processes that run one file at the same time have the mapped ones in memory once. The map is private: what somebody
+    writes to a weight never reaches the file.
+    """
+    import numpy as np
+    import torch
+
+    maps: dict[Path, Any] = {}
+
+    def weight(name: str) -> Any:
+        info = opened.tensors[name]
+        plain = _PLAIN.get(opened.format, {}).get(info.dtype, "")
+        # Under another name than its own a tensor may lie there in another order.
+        if not plain or dtype != getattr(torch, plain) or info.stored_name != name or not info.size:
+            # torch warns about arrays that it must not write to.
+            return torch.from_numpy(np.require(opened.read(name), requirements=["C", "W"])).to(dtype)
+        if info.file not in maps:
+            size = info.file.stat().st_size
+            maps[info.file] = torch.from_file(str(info.file), shared=False, size=size, dtype=torch.uint8)
+        stored = maps[info.file][info.offset : info.offset + info.size]
+        if info.offset % dtype.itemsize:
+            stored = stored.clone()
+        return stored.view(dtype).reshape(info.shape)
+
+    return {name: weight(name) for name in opened.tensors}
 
 
 def _require_complete(info: dict[str, Any], *, unexpected: bool) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from apr_qa import __version__, file_hash, workspace
+from apr_qa import __version__, cache, file_hash, workspace
 from apr_qa.errors import EnvironmentFault
 from apr_qa.logits import readings
 from apr_qa.logits.feed import Feed
@@ -57,6 +57,7 @@ def name_of(content_sha256: str, feed: Feed, engine: str, dtype: str) -> str:
 def stored(name: str) -> Readings | None:
     """Return stored readings, or None; what cannot be read is as good as absent."""
     path = _folder() / f"{name}.npz"
+    cache.touch(path)
     try:
         return readings.load(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
@@ -70,8 +71,10 @@ def keep(name: str, taken: Readings) -> None:
 
 def remembered(name: str) -> dict[str, Any] | None:
     """Return a stored record of plain JSON values, or None."""
+    path = _folder() / f"{name}.json"
+    cache.touch(path)
     try:
-        found = json.loads((_folder() / f"{name}.json").read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

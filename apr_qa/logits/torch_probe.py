@@ -5,9 +5,11 @@ Lengths are equal within a batch, so nothing is padded. Arrays are float32.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from apr_qa import confinement
 from apr_qa.errors import EngineMissing
 from apr_qa.formats import OpenModel
 from apr_qa.inference import pretrained
@@ -125,8 +127,10 @@ class TorchProbe:
         return hidden, attention
 
     def close(self) -> None:
-        """Release the weights."""
+        """Release the weights at once: parts of a model refer to each other, and the next one may be as large."""
         self._model = None
+        gc.collect()
+        confinement.give_back()
 
     def _ids(self, rows: Sequence[Sequence[int]]) -> Any:
         return self._torch.tensor([list(row) for row in rows], device=self._model.device)

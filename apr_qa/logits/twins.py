@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from apr_qa import workspace
 from apr_qa.comparison.divergence import divergence
 from apr_qa.comparison.divergence_budget import budget, noise_budget, overruns
-from apr_qa.comparison.healthy_rounding import rounded
+from apr_qa.comparison.healthy_rounding import holds, rounded
+from apr_qa.containers.packed_weights import Unpacked
 from apr_qa.conversion.convert import convert
 from apr_qa.errors import AprQaError, InferenceFailed
 from apr_qa.formats import FORMATS, OpenModel
@@ -25,7 +26,7 @@ from apr_qa.logits.feed import Feed
 from apr_qa.logits.llama_probe import LlamaProbe
 from apr_qa.logits.readings import Probe, Readings, take
 from apr_qa.logits.sides import Side
-from apr_qa.logits.torch_probe import Recast, TorchProbe
+from apr_qa.logits.torch_probe import Recast, Rounding, TorchProbe
 from apr_qa.vocabulary import digest
 
 if TYPE_CHECKING:
@@ -101,19 +102,30 @@ def _rounded_divergence(
     name = digest("rounded", stored, sorted(types.items()), _of(reference))
     known = store.remembered(name)
     if known is None:
-
-        def rounding(tensor: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            found = rounded(values, types.get(tensor, "f32"))
-            if found is None:
-                raise InferenceFailed(f"{types[tensor]} cannot be rounded to here")
-            return found
-
         try:
-            known = _measured(TorchProbe(Recast(truth.model, compute, rounding)), feed, reference)
+            known = _measured(
+                TorchProbe(Recast(truth.model, compute, _rounding(truth.model, types))), feed, reference
+            )
         except InferenceFailed:
             return None
         store.remember(name, known)
     return known
+
+
+def _rounding(truth: OpenModel, types: Mapping[str, str]) -> Rounding | None:
+    """Return what storing the truth in ``types`` does to its values; None if that is nothing."""
+    if not isinstance(truth, Unpacked) and all(
+        holds(types.get(name, "f32"), info.dtype) for name, info in truth.tensors.items()
+    ):
+        return None
+
+    def rounding(tensor: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        found = rounded(values, types.get(tensor, "f32"))
+        if found is None:
+            raise InferenceFailed(f"{types[tensor]} cannot be rounded to here")
+        return found
+
+    return rounding
 
 
 def _measured(probe: Probe, feed: Feed, reference: Readings) -> dict[str, Any]:
