@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from apr_qa import processes, room
+from apr_qa import processes, room, shared_imports
 from apr_qa.line import Limits, Line
 from apr_qa.plan import Batch
 from apr_qa.processes import with_last_words
@@ -95,7 +95,8 @@ class BatchRun:
             growth_bytes=GROWTH_BYTES,
             more=not suspects and not self.window.exhausted,
         )
-        with processes.worker(processes.engine_environment(self.threads)) as child:
+        environment = processes.engine_environment(self.threads)
+        with processes.worker(environment, shared_imports.needed(job.target)) as child:
             child.send(written(job))
             if self._await_ready(child):
                 self._collect(child, feeding=job.more)
@@ -247,7 +248,11 @@ class BatchRun:
         port = processes.free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
         command = servers.command(self.batch.target, self.batch.artifact, port, self.threads)
-        with processes.server(command, processes.engine_environment(self.threads)) as self.server:
+        environment, imports = (
+            processes.engine_environment(self.threads),
+            shared_imports.needed(self.batch.target),
+        )
+        with processes.server(command, environment, imports) as self.server:
             if not self._await_server(self.server):
                 return
             while self._left() and self.server.alive() and not self.line.stopped():

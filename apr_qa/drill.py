@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from apr_qa import plan, workspace
+from apr_qa import forked, plan, workspace
 from apr_qa.defects import DEFECTS, Defect, Inexpressible, Specimen
 from apr_qa.drill_models import Healthy, Switch, unstated
 from apr_qa.drill_verdict import ERROR, NOT, ORDER, Trial, about_files, catches, judged
@@ -85,7 +85,7 @@ class Drill:
 
         # A fault of the engine is told to all workers by the environment, so nothing else may run meanwhile.
         together = [one for one in wanted if not one[0].runtime]
-        with interruptible(self.switch):
+        with interruptible(self.switch), forked.sharing():
             trials = Parallel(n_jobs=jobs, backend="threading")(delayed(attempt)(*one) for one in together)
             trials += [attempt(*one) for one in wanted if one[0].runtime]
         if self.switch.interrupted:

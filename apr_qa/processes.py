@@ -1,7 +1,8 @@
 """Child processes: each in a process group of its own, none of which survives the parent.
 
-Only this module starts processes. A child gets a pipe as standard input and ends when that pipe closes,
-so a killed parent leaves nothing behind; `Child.kill` takes the whole group, so neither does a killed child.
+Only this module starts processes, and `forked` those that others are forked from. A child gets a pipe as standard
+input and ends when that pipe closes, so a killed parent leaves nothing behind; `Child.close` kills the whole group,
+so neither does a killed child.
 """
 
 from __future__ import annotations
@@ -20,37 +21,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from apr_qa import confinement
+from apr_qa import confinement, forked
 from apr_qa.errors import EnvironmentFault
+from apr_qa.forked import Shared
 from apr_qa.protocol import Message, read_message
 
 STOP_GRACE_S = 10.0
+_LATE = (subprocess.TimeoutExpired, TimeoutError)
 STDERR_TAIL_BYTES = 4_000
 SEARCHED_BYTES = 64_000
 """A native library reports on its way out what it was doing, after the line that says why."""
 
 
 class Child:
-    """A running child that speaks JSON lines on its standard output; ``read`` makes a message of a line."""
+    """A running child that speaks JSON lines on its standard output; ``read`` makes a message of a line.
+
+    ``shared``: where it is forked instead of started, inside of `forked.sharing`.
+    """
 
     def __init__(
         self,
         arguments: Sequence[str],
         environment: Mapping[str, str] | None = None,
         read: Callable[[bytes], Any] = json.loads,
+        shared: Shared | None = None,
     ) -> None:
         self._read_line = read
         self._oom_kills = confinement.oom_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
-            )
+            self._process: Any = self._started(arguments, {**os.environ, **(environment or {})}, shared)
         except OSError as error:  # no more processes, descriptors or memory
             self._stderr.close()
             raise EnvironmentFault(
@@ -58,6 +58,19 @@ class Child:
             ) from error
         self._lines: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def _started(self, arguments: Sequence[str], environment: dict[str, str], shared: Shared | None) -> Any:
+        process = (
+            forked.started(shared, arguments[2:], environment, self._stderr.fileno()) if shared else None
+        )
+        return process or subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            start_new_session=True,
+            env=environment,
+        )
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
@@ -69,7 +82,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
     def send(self, message: bytes) -> None:
         """Write one line to the child; a child that is already dead is noticed by `receive`."""
@@ -87,13 +100,13 @@ class Child:
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for the child to end, and say whether it did."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(*_LATE):
             self._process.wait(timeout=seconds)
         return not self.alive()
 
     def was_killed(self) -> bool:
         """Say whether the child, which has ended, got a SIGKILL: from the kernel or from somebody else."""
-        return self._process.wait() == -signal.SIGKILL
+        return bool(self._process.wait() == -signal.SIGKILL)
 
     def ran_out_of_memory(self) -> bool:
         """Say whether the kernel has killed anything for lack of memory since the child was started."""
@@ -118,7 +131,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         exit_code: int | None = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(*_LATE):
             exit_code = self._process.wait(timeout=grace_s)
         seconds = time.monotonic() - started
         orphans = _group_is_alive(self._process.pid) if exit_code is not None else False
@@ -151,27 +164,35 @@ def _group_is_alive(group: int) -> bool:
 
 
 START_LIMIT_S = 60.0
+ENDING_S = 1.0
+"""From the end of what a process says to its own."""
+STARTS = 3
+"""Of a worker that somebody kills before it has said anything."""
 
 
-def worker(environment: Mapping[str, str]) -> Child:
-    """Start a worker that waits for its job on standard input.
+def worker(environment: Mapping[str, str], imports: tuple[str, ...] | None = None) -> Child:
+    """Start a worker that waits for its job on standard input; ``imports``: what it will need, if it may be forked.
 
     Raises EnvironmentFault if it does not say hello: no model was touched yet, so none is to blame.
     """
     confinement.stated_limit()  # nonsense in the environment is the user's to hear of, before any model is
-    child = Child(["-m", "apr_qa.worker"], environment, read_message)
-    try:
-        greeting = child.receive(START_LIMIT_S)
-    except queue.Empty:
-        greeting = None
-    if greeting is None or greeting.event != "hello":
-        reason = (
-            f"a worker process could not start: {'hanging' if child.alive() else child.exit_description()}"
-        )
-        reason = with_last_words(reason, child)
+    shared = None if imports is None else Shared("apr_qa.worker:live", imports)
+    for _ in range(STARTS):
+        child = Child(["-m", "apr_qa.worker"], environment, read_message, shared)
+        try:
+            greeting = child.receive(START_LIMIT_S)
+        except queue.Empty:
+            greeting = None
+        if greeting is not None and greeting.event == "hello":
+            return child
+        ended = child.ends_within(ENDING_S)
+        how = child.exit_description() if ended else "hanging"
+        reason = with_last_words(f"a worker process could not start: {how}", child)
+        killed = ended and child.was_killed() and not child.ran_out_of_memory()
         child.close()
-        raise EnvironmentFault(reason, fix="apr-qa doctor says what is installed")
-    return child
+        if not killed:
+            break
+    raise EnvironmentFault(reason, fix="apr-qa doctor says what is installed")
 
 
 def blame_machine(message: Message) -> None:
@@ -182,9 +203,12 @@ def blame_machine(message: Message) -> None:
         )
 
 
-def server(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Start ``python -m MODULE ARG…`` as a guarded server process."""
-    return Child(["-m", "apr_qa.guard", *arguments], environment)
+def server(
+    arguments: Sequence[str], environment: Mapping[str, str], imports: tuple[str, ...] | None = None
+) -> Child:
+    """Start ``python -m MODULE ARG…`` as a guarded server process; ``imports`` as for a worker."""
+    shared = None if imports is None else Shared("apr_qa.guard:main", imports)
+    return Child(["-m", "apr_qa.guard", *arguments], environment, shared=shared)
 
 
 def isolated(

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
+from apr_qa import forked, shared_imports
 from apr_qa.batch_run import BatchRun
 from apr_qa.line import Limits as Limits
 from apr_qa.line import Line as Line
 from apr_qa.plan import Batch
+from apr_qa.processes import engine_environment
 from apr_qa.room import Room
 from apr_qa.window import FromTheStart, Judge, Progress, Window
 
@@ -57,7 +59,18 @@ def run(
             line.broke(fault)
 
     ordered = sorted(batches, key=lambda batch: batch.wave)
-    for _, wave in groupby(ordered, key=lambda batch: batch.wave):
-        Parallel(n_jobs=jobs, backend="threading")(delayed(work)(batch) for batch in wave)
+    with forked.sharing():
+        if elsewhere is None:
+            _foresee(ordered, threads)
+        for _, wave in groupby(ordered, key=lambda batch: batch.wave):
+            Parallel(n_jobs=jobs, backend="threading")(delayed(work)(batch) for batch in wave)
     if line.fault is not None:
         raise line.fault
+
+
+def _foresee(batches: Iterable[Batch], threads: int) -> None:
+    """Begin with the imports of all batches: those of a later wave are there when it begins."""
+    needed = (shared_imports.needed(batch.target) for batch in batches if not batch.inapplicable)
+    for imports in dict.fromkeys(needed):
+        if imports is not None:
+            forked.foresee(imports, engine_environment(threads))

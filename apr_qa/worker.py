@@ -8,6 +8,7 @@ death can be blamed on exactly those.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from apr_qa import confinement
 from apr_qa.answering import TEXT_KINDS, responses
@@ -67,6 +68,7 @@ def main() -> None:
     channel.say("hello")
     inbox = Inbox()
     job = read_job(inbox.line())
+    _be_known_as(job)
     try:
         session = _opened(job, channel)
         if session is not None:
@@ -75,6 +77,13 @@ def main() -> None:
         if fault.errno not in _OF_THE_MACHINE:
             raise
         channel.say("broken", reason=f"{fault.strerror}: {fault.filename or 'while a worker was writing'}")
+
+
+def _be_known_as(job: Job) -> None:
+    """Let ``ps`` and ``top`` say what this process works on: ``gguf run``, ``apr logits``."""
+    doing = job.target.engine if job.target.modality == "compare" else job.target.modality
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(f"{job.target.format[:4]} {doing}"[:15], encoding="utf-8")
 
 
 def _opened(job: Job, channel: Channel) -> Any:
@@ -221,8 +230,13 @@ def _answer(number: int, response: Response) -> Answer:
     return Answer(number=number, response=response)
 
 
-if __name__ == "__main__":
+def live() -> NoReturn:
+    """Do what a worker process does, and end it."""
     main()
     # Taking torch down takes a second of processor time; the system frees what is left faster.
     sys.stderr.flush()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    live()

@@ -72,9 +72,9 @@ def written(
     """Write ``docs/benchmarks/NAME.md`` with a Markdown table, and ``plot``, an SVG, beside it."""
     PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / f"{name}.svg").write_text(plot, encoding="utf-8")
-    explained = method.strip()
+    explained = method.strip()[:1].upper() + method.strip()[1:]
     text = (
-        f"# {title}\n\n{method.strip().capitalize()}\n\n{table}\n\n"
+        f"# {title}\n\n{explained}\n\n{table}\n\n"
         + "\n".join(f"* {line}" for line in said)
         + f"\n\n![{title}]({name}.svg)\n\nMeasured with `python benchmarks/{name}.py` on: {where}\n"
     )

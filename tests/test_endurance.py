@@ -164,6 +164,19 @@ def test_what_does_not_fit_beside_the_others_waits_and_then_runs(tmp_path: Path)
     assert order == ["first ended", "second began"]
 
 
+@pytest.mark.parametrize("engine", ["conversion", "comparison", "trips"])
+def test_reading_a_model_tensor_by_tensor_takes_room_but_never_that_of_a_large_model(
+    engine: str, tmp_path: Path
+) -> None:
+    shared = Room(capacity=1 << 40)
+    small, huge = large(tmp_path, 1 << 30, engine), large(tmp_path, 100 << 30, engine)
+    assert shared.need(small) == (2 << 30) + room.READER_BYTES
+    assert shared.need(huge) == room.TENSORS_BYTES + room.READER_BYTES
+    pair = msgspec.structs.replace(large(tmp_path, 0, engine), source=small.artifact)
+    assert shared.need(pair) == shared.need(small), "what is read counts, not only what is made of it"
+    assert shared.need(large(tmp_path, 1 << 30, "inspect")) == 0
+
+
 def test_what_a_worker_took_counts_for_those_that_load_the_same(tmp_path: Path) -> None:
     shared, one = Room(capacity=1 << 40), large(tmp_path, 1 << 20)
     guessed = shared.need(one)

@@ -105,6 +105,18 @@ def test_a_column_with_values_that_nobody_writes_is_refused(tmp_path: Path) -> N
             read(path)
 
 
+@pytest.mark.parametrize("column", ["text", "metrics", "timestamp", "tokens_per_s", "severity"])
+def test_a_column_of_another_kind_is_refused(tmp_path: Path, column: str) -> None:
+    path = columns_of(tmp_path, tuple(made(n) for n in range(9)))
+    table, metadata = pq.read_table(path), pq.ParquetFile(path).metadata.metadata
+    place = table.schema.get_field_index(column)
+    other = table.set_column(place, column, pa.array([[b"no"]] * 9))
+    pq.write_table(other.replace_schema_metadata({"apr_qa": metadata[b"apr_qa"]}), path)
+    for read in (evidence.count, evidence.read):
+        with pytest.raises(EvidenceDamaged):
+            read(path)
+
+
 def test_an_entry_that_stands_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvidenceDamaged, match="twice"):
         evidence.count(columns_of(tmp_path, (made(1), made(2), made(1))))

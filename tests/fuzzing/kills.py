@@ -110,14 +110,14 @@ def _started(place: Path) -> subprocess.Popen[bytes]:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the workers of a process."""
+    """Return the workers of a process, and what they are forked from."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             found += map(int, task.read_text().split())
         except OSError:
             continue
-    return found
+    return found + [one for child in found for one in _children(child)]
 
 
 def _victim(parent: int, dice: random.Random) -> int | None:
