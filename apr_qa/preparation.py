@@ -232,12 +232,15 @@ def _comparisons(model: Model, stock: plan.Stock, tier: Tier) -> list[plan.Batch
             model.id, truth, artifact, max(stock.wave(truth), stock.wave(artifact)), tier
         )
     ]
-    last = max((batch.wave for batch in batches), default=0) + 1
+    last = max((batch.wave for batch in batches), default=0)
     return batches + _sibling_batches(model, compared, last, tier)
 
 
 def _sibling_batches(model: Model, compared: Sequence[Artifact], wave: int, tier: Tier) -> list[plan.Batch]:
-    """Compare the predictions of an APR with those of every GGUF, after both met the ground truth."""
+    """Compare the predictions of an APR with those of every GGUF.
+
+    They come last in their wave: what was predicted for the ground truth is there by then, or is made again.
+    """
     pairs = [
         (one, other)
         for one in compared

@@ -86,6 +86,14 @@ def test_an_apr_is_compared_with_each_gguf_after_both_met_the_truth(found: Path)
     run = prepared(found)
     siblings = [b for b in run.batches if b.source is not None and b.source.format == "apr"]
     assert [b.target.engine for b in siblings] == ["logits"]
-    met = [b.wave for b in run.batches if b.target.engine == "logits" and b not in siblings]
-    assert len(met) == 2 and siblings[0].wave > max(met)
+    met = [b for b in run.batches if b.target.engine == "logits" and b not in siblings]
+    assert len(met) == 2 and siblings[0].wave >= max(b.wave for b in met)
+    assert all(run.batches.index(b) < run.batches.index(siblings[0]) for b in met)
     assert {s.claim.gate_id for s in siblings[0].scenarios} == {"F-CONV-INF-001", "F-CONV-G-A-INF-001"}
+
+
+def test_round_trips_begin_before_what_only_looks_at_files(found: Path) -> None:
+    batches = prepared(found).batches
+    (trips,) = (b for b in batches if b.target.engine == "trips")
+    looks = [b for b in batches if b.wave == trips.wave and b.target.modality in ("compare", "inspect")]
+    assert looks[0] is trips and len(looks) > 3
