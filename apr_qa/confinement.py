@@ -117,7 +117,10 @@ def running_limit(*, gpu: bool) -> int:
 
 
 def confine(memory_bytes: int) -> None:
-    """Allow this process no core file, and at most ``memory_bytes`` of private memory (0: any amount)."""
+    """Allow this process no core file, and at most ``memory_bytes`` of private memory (0: any amount).
+
+    Raises MemoryError if it has more already: it could go on with what it has freed, as if there were no limit.
+    """
     try:
         import resource
     except ImportError:  # a system without resource limits
@@ -127,6 +130,9 @@ def confine(memory_bytes: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        held = re.search(rb"^VmData:\s+(\d+) kB", _bytes(Path("/proc/self/status")), re.MULTILINE)
+        if held and int(held[1]) << 10 > limit:
+            raise MemoryError
 
 
 def give_back() -> None:
