@@ -20,7 +20,7 @@ from apr_qa.errors import Inapplicable, InferenceFailed
 from apr_qa.vocabulary import Target
 
 PROMPT = "Once upon a time there was a"
-TOKENS = 16
+TOKENS = 8
 """New tokens of a repetition; the repetitions' times are pooled."""
 WARMUP_TOKENS = 4
 """New tokens of a warm-up: enough to have touched every weight and chosen every kernel."""
