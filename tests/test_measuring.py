@@ -53,7 +53,7 @@ def outcome(gate_id: str, facts: Facts) -> Outcome:
 
 def test_a_profile_is_measured_and_its_limits_judge_it(session: Session) -> None:
     facts = speed.profile(session, {"warmup": 1, "measure": 3, "limit": 0.001})
-    assert (facts["repetitions"], facts["tokens"]) == (3, 48)
+    assert (facts["repetitions"], facts["tokens"]) == (3, 3 * speed.TOKENS)
     assert 0 < facts["p50_ms"] <= facts["p99_ms"] and facts["tokens_per_s"] > 0
     assert outcome("F-PROFILE-CI-001", facts) is Outcome.CORROBORATED
     assert outcome("F-PROFILE-CI-001", {**facts, "limit": 1e9}) is Outcome.FALSIFIED
